@@ -1,0 +1,100 @@
+"""EDSR without its upsampler (1707.02921), with AnySR's slimmable, scale-aware residual blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from anysr.geometry import Pair
+from anysr.interweave import Interweave, InterweaveConfig
+from anysr.slimmable import SlimConv2d
+
+
+@dataclass(frozen=True)
+class EdsrConfig:
+    """EDSR-baseline is 16 blocks of 64 channels; EDSR 32 of 256 with residual scaling 0.1.
+
+    Attributes:
+        num_blocks: residual blocks.
+        channels: width of the trunk, and of the features handed to the decoder.
+        block_channels: width inside a block, where subnets are narrowed; None means ``channels``.
+        residual_scale: factor on each block's branch.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    kind: Literal["edsr"] = "edsr"
+    num_blocks: int = 16
+    channels: int = 64
+    block_channels: int | None = None
+    residual_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_blocks < 1 or self.channels < 1:
+            raise ValueError(
+                f"encoder.num_blocks and encoder.channels must be at least 1, got {self.num_blocks} and {self.channels}"
+            )
+
+    @property
+    def slim_channels(self) -> int:
+        """The width that subnets take a fraction of."""
+        return self.block_channels or self.channels
+
+    def narrowed(self, width: int) -> EdsrConfig:
+        """The configuration of the physically smaller encoder."""
+        return replace(self, block_channels=width)
+
+
+class EdsrBlock(nn.Module):
+    """conv -> gate -> ReLU -> conv, plus the input; only the channels in between are narrowed."""
+
+    def __init__(self, config: EdsrConfig, interweave: InterweaveConfig | None) -> None:
+        super().__init__()
+        self.residual_scale = config.residual_scale
+        self.conv1 = SlimConv2d(config.channels, config.slim_channels, 3)
+        self.conv2 = SlimConv2d(config.slim_channels, config.channels, 3)
+        self.gate = None if interweave is None else Interweave(config.slim_channels, 2 * config.channels, interweave)
+
+    def forward(self, x_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
+        branch = self.conv1(x_BCHW, width)
+        if self.gate is not None:
+            branch = branch * self.gate(branch, scale)
+        branch = self.conv2(torch.relu(branch))
+        return x_BCHW + (branch if self.residual_scale == 1 else branch * self.residual_scale)
+
+
+class Edsr(nn.Module):
+    """RGB to features of the same height and width."""
+
+    def __init__(self, config: EdsrConfig, interweave: InterweaveConfig | None) -> None:
+        super().__init__()
+        self.config = config
+        self.out_channels = config.channels
+        self.head = SlimConv2d(3, config.channels, 3)
+        blocks = [EdsrBlock(config, interweave) for _ in range(config.num_blocks)]
+        self.blocks = cast(list[EdsrBlock], nn.ModuleList(blocks))
+        self.tail = SlimConv2d(config.channels, config.channels, 3)
+
+    def forward(self, image_B3HW: Tensor, scale: Pair, width: int) -> Tensor:
+        """Features (B, channels, h, w).
+
+        Args:
+            image_B3HW: normalised to [-1, 1].
+            scale: (s_h, s_w), read by the interweaving.
+            width: channels inside each block, at most ``config.slim_channels``.
+        """
+        shallow = self.head(image_B3HW)
+        deep = shallow
+        for block in self.blocks:
+            deep = block(deep, scale, width)
+        return shallow + self.tail(deep)
+
+    def macs(self, lr_size: tuple[int, int], width: int) -> int:
+        """Multiply-adds of one image of h x w."""
+        config, pixels = self.config, lr_size[0] * lr_size[1]
+        per_pixel = 9 * (3 * config.channels + config.channels**2 + 2 * config.num_blocks * config.channels * width)
+        gates = sum(block.gate.macs(width) for block in self.blocks if block.gate is not None)
+        return pixels * per_pixel + gates

@@ -1,0 +1,168 @@
+"""Where pixels lie: the only module that knows the coordinate convention.
+
+The pixel centres of an axis of n pixels lie at -1 + (2i + 1) / n in [-1, 1], whatever n is, so that
+a low-resolution image and its enlargement cover the same square. Coordinates are (y, x) pairs.
+All arithmetic is float32 and in the order of LIIF's release, because at some scales a query falls
+exactly between two pixels and rounding decides which of them it takes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# A query is pushed up by a hair before the nearest pixel is taken, so ties go to the higher index.
+_TIE_SHIFT = 1e-6
+
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What one call asks for: an output grid and the scale pair that conditions the network."""
+
+    size: tuple[int, int]
+    scale: Pair
+
+    @property
+    def largest_scale(self) -> float:
+        return max(self.scale)
+
+
+@dataclass(frozen=True)
+class GridQueries:
+    """Every pixel centre of an H x W image, kept as its two axes."""
+
+    size: tuple[int, int]
+
+    @property
+    def cell(self) -> Pair:
+        """Height and width of one output pixel in coordinate units."""
+        return 2 / self.size[0], 2 / self.size[1]
+
+
+@dataclass(frozen=True)
+class PointQueries:
+    """Scattered queries, different for each image of the batch.
+
+    Attributes:
+        coord: (B, Q, 2), (y, x) in [-1, 1].
+        cell: height and width of one output pixel in coordinate units.
+    """
+
+    coord: Tensor
+    cell: Pair
+
+
+Queries = GridQueries | PointQueries
+
+
+@dataclass(frozen=True)
+class AxisCorners:
+    """The two LR pixels that surround each query along one axis.
+
+    Attributes:
+        index: (2, ...) int64, the lower and the upper neighbour, clamped to the image.
+        rel: (2, ...) float32, query minus that pixel's centre, times the number of LR pixels:
+            half an LR pixel is 1.
+    """
+
+    index: Tensor
+    rel: Tensor
+
+
+def resolve_target(
+    lr_size: tuple[int, int],
+    scale: float | Sequence[float] | None,
+    size: Sequence[int] | None,
+) -> Target:
+    """Turn the caller's ``scale`` and/or ``size`` into a grid and a conditioning scale pair.
+
+    With ``scale`` alone the grid is round(h * s_h) x round(w * s_w); with ``size`` alone the scale
+    is H / h, W / w; with both, ``size`` is the grid and ``scale`` conditions the network.
+
+    Raises:
+        ValueError: neither is given, a scale below 1 or not finite, a size that is not positive.
+    """
+    if scale is None and size is None:
+        raise ValueError("give scale=2.37, scale=(s_h, s_w), size=(H, W), or both; got neither")
+    height, width = lr_size
+    grid = None if size is None else _checked_size(size)
+    if scale is not None:
+        pair = _checked_scale(scale)
+    else:
+        assert grid is not None
+        pair = _checked_scale((grid[0] / height, grid[1] / width), of=f"size {grid} over an input of {lr_size}")
+    if grid is None:
+        grid = (max(1, round(height * pair[0])), max(1, round(width * pair[1])))
+    return Target(grid, pair)
+
+
+def pixel_centres(num_pixels: int, device: torch.device | None = None) -> Tensor:
+    """(n,) float32 centres of an axis of n pixels, in [-1, 1]."""
+    half = 1 / num_pixels
+    return -1 + half + (2 * half) * torch.arange(num_pixels, device=device, dtype=torch.float32)
+
+
+def axis_corners(coord: Tensor, num_pixels: int) -> AxisCorners:
+    """Neighbours of each coordinate on an axis of ``num_pixels`` LR pixels (LIIF, local ensemble).
+
+    Args:
+        coord: (...) float32 in [-1, 1].
+        num_pixels: h or w of the feature map.
+    """
+    half = 1 / num_pixels
+    lower, upper = coord + (-half + _TIE_SHIFT), coord + (half + _TIE_SHIFT)
+    shifted = torch.stack([lower, upper]).clamp(-1 + _TIE_SHIFT, 1 - _TIE_SHIFT)
+    index = torch.round(((shifted + 1) * num_pixels - 1) / 2).long().clamp(0, num_pixels - 1)
+    centres = pixel_centres(num_pixels, coord.device)
+    return AxisCorners(index, (coord - centres[index]) * num_pixels)
+
+
+def ensemble_weights(rel_y: Tensor, rel_x: Tensor) -> Tensor:
+    """Blend weights of the four corners: the area of the diagonally opposite rectangle, normalised.
+
+    Args:
+        rel_y: (2, ...) relative rows of the lower and the upper neighbour.
+        rel_x: (2, ...) relative columns, broadcastable against ``rel_y`` beyond the first axis.
+
+    Returns:
+        (2, 2, ...) weights for corner (y, x), float32, summing to 1 over the first two axes.
+    """
+    area = (rel_y.unsqueeze(1) * rel_x.unsqueeze(0)).abs() + 1e-9
+    return area.flip(0, 1) / area.sum(dim=(0, 1))
+
+
+def bilinear(image_BCHW: Tensor, queries: Queries) -> Tensor:
+    """Bilinear interpolation of an image at the queries, borders repeated.
+
+    Returns:
+        (B, C, H, W) for a grid, (B, Q, C) for points.
+    """
+    if isinstance(queries, GridQueries):
+        return F.interpolate(image_BCHW, size=queries.size, mode="bilinear", align_corners=False)
+    grid_B1Q2 = queries.coord.flip(-1).unsqueeze(1)
+    sampled = F.grid_sample(image_BCHW.float(), grid_B1Q2, mode="bilinear", padding_mode="border", align_corners=False)
+    return sampled[:, :, 0, :].transpose(1, 2)
+
+
+def _checked_size(size: Sequence[int]) -> tuple[int, int]:
+    values = tuple(size)
+    if len(values) != 2 or any(not isinstance(v, int) or v < 1 for v in values):
+        raise ValueError(f"size must be (H, W), two whole numbers of at least 1, got {size!r}")
+    return values[0], values[1]
+
+
+def _checked_scale(scale: float | Sequence[float], of: str = "") -> Pair:
+    values = (scale, scale) if isinstance(scale, int | float) else tuple(scale)
+    if len(values) != 2:
+        raise ValueError(f"scale must be a number or (s_h, s_w), got {scale!r}")
+    if any(not math.isfinite(v) or v < 1 for v in values):
+        given = f"{scale!r}" + (f" ({of})" if of else "")
+        raise ValueError(f"scale must be finite and at least 1, got {given}; to shrink an image use a resampler")
+    return float(values[0]), float(values[1])

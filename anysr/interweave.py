@@ -1,0 +1,76 @@
+"""Feature interweaving: each layer is told the scale it works for (AnySR 2407.04241, section 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from anysr.geometry import Pair
+from anysr.slimmable import SlimConv2d
+
+
+@dataclass(frozen=True)
+class InterweaveConfig:
+    """How the scale pair enters the features.
+
+    Attributes:
+        interval: one scale pair is inserted after every ``interval`` channels.
+        parity_sign: negate the pair when ten times the largest scale, rounded, is odd. AnySR's
+            release does so; off by default here, because it makes the answer jump between scales
+            that differ by 0.1.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  (read by pydantic, not a field)
+
+    interval: int = 16
+    parity_sign: bool = False
+
+    def __post_init__(self) -> None:
+        if self.interval < 1:
+            raise ValueError(f"interweave.interval must be at least 1 channel, got {self.interval}")
+
+
+class Interweave(nn.Module):
+    """A gate per channel, computed from the pooled features with the scale pair woven in.
+
+    Global average pool -> the pair inserted after every ``interval`` channels -> 1x1 -> ReLU -> 1x1
+    -> sigmoid. Narrow features use the leading columns of the first layer and the leading rows of
+    the second; a trailing remainder of fewer than ``interval`` channels gets no pair.
+    """
+
+    def __init__(self, channels: int, hidden: int, config: InterweaveConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.fc1 = SlimConv2d(self._woven(channels), hidden, 1)
+        self.fc2 = SlimConv2d(hidden, channels, 1)
+
+    def forward(self, x_BCHW: Tensor, scale: Pair) -> Tensor:
+        """Gate in (0, 1), (B, C, 1, 1), for features of any width C."""
+        pooled_BC = x_BCHW.mean(dim=(2, 3))
+        woven_BCp = weave(pooled_BC, self._signed(scale), self.config.interval)
+        hidden = torch.relu(self.fc1(woven_BCp[:, :, None, None]))
+        return torch.sigmoid(self.fc2(hidden, x_BCHW.shape[1]))
+
+    def macs(self, channels: int) -> int:
+        """Multiply-adds per image for features of this width."""
+        return (self._woven(channels) + channels) * self.fc1.out_channels
+
+    def _woven(self, channels: int) -> int:
+        return channels + 2 * (channels // self.config.interval)
+
+    def _signed(self, scale: Pair) -> Pair:
+        if self.config.parity_sign and round(10 * max(scale)) % 2 == 1:
+            return -scale[0], -scale[1]
+        return scale
+
+
+def weave(pooled_BC: Tensor, scale: Pair, interval: int) -> Tensor:
+    """Insert the scale pair after every ``interval`` channels: (B, C) -> (B, C + 2 * (C // interval))."""
+    batch, channels = pooled_BC.shape
+    groups = channels // interval
+    whole = pooled_BC[:, : groups * interval].reshape(batch, groups, interval)
+    pair = pooled_BC.new_tensor(scale).expand(batch, groups, 2)
+    woven = torch.cat([whole, pair], dim=2).reshape(batch, -1)
+    return torch.cat([woven, pooled_BC[:, groups * interval :]], dim=1)

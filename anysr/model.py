@@ -1,0 +1,123 @@
+"""The any-scale, any-resource network: encoder, decoder, and the choice of subnet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from anysr.config import ModelConfig, SubnetConfig
+from anysr.decoders import DECODERS
+from anysr.encoders import ENCODERS
+from anysr.geometry import GridQueries, PointQueries, Queries, resolve_target
+from anysr.slimmable import copy_prefixes
+
+SubnetChoice = int | Literal["auto", "full"]
+
+
+@dataclass(frozen=True)
+class Subnet:
+    """One of the networks that share the weights.
+
+    Attributes:
+        index: position, narrowest first.
+        scales: [low, high) of max(s_h, s_w) that it serves.
+        encoder_channels: channels inside the encoder's blocks.
+        decoder_channels: the decoder's hidden channels.
+    """
+
+    index: int
+    scales: tuple[float, float]
+    encoder_channels: int
+    decoder_channels: int
+
+
+class AnySR(nn.Module):
+    """Enlarges images by any factor with as much of itself as that factor needs.
+
+    It owns its normalisation, depends on its arguments alone and keeps nothing between calls.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = ENCODERS[config.encoder.kind][1](config.encoder, config.interweave)
+        self.decoder = DECODERS[config.decoder.kind][1](config.decoder, self.encoder.out_channels)
+        self.subnets = tuple(Subnet(i, group.scales, *config.channels(group)) for i, group in enumerate(config.subnets))
+
+    def forward(
+        self,
+        lr: Tensor,
+        scale: float | Sequence[float] | None = None,
+        size: Sequence[int] | None = None,
+        *,
+        subnet: SubnetChoice = "auto",
+        coord: Tensor | None = None,
+    ) -> Tensor:
+        """Enlarge a batch.
+
+        Args:
+            lr: (N, 3, h, w) RGB in [0, 1].
+            scale: factor, or (s_h, s_w); every value at least 1.
+            size: (H, W) of the output. Alone it sets the scale; beside ``scale`` it is the grid and
+                ``scale`` only conditions the network.
+            subnet: "auto" chooses by the larger scale, an index by hand, "full" the whole network.
+            coord: (N, Q, 2) places to answer at, (y, x) in [-1, 1], instead of the whole grid.
+
+        Returns:
+            (N, 3, H, W) RGB in the same range, not clamped; (N, Q, 3) with ``coord``.
+
+        Raises:
+            ValueError: a wrong shape, scale, size or subnet.
+        """
+        _check_images(lr)
+        target = resolve_target((lr.shape[-2], lr.shape[-1]), scale, size)
+        chosen = self.subnet_for(subnet, target.largest_scale)
+        grid = GridQueries(target.size)
+        queries: Queries = grid if coord is None else PointQueries(coord, grid.cell)
+        image = ((lr - 0.5) / 0.5).to(next(self.parameters()).dtype)
+        feat = self.encoder(image, target.scale, chosen.encoder_channels)
+        rgb: Tensor = self.decoder(feat, image, queries, chosen.decoder_channels)
+        return rgb * 0.5 + 0.5
+
+    def subnet_for(self, choice: SubnetChoice, largest_scale: float) -> Subnet:
+        """The subnet that ``choice`` names, for a call at this scale."""
+        if choice == "full":
+            return self.subnets[-1]
+        if choice == "auto":
+            return next((s for s in self.subnets if largest_scale < s.scales[1]), self.subnets[-1])
+        if not isinstance(choice, int) or not 0 <= choice < len(self.subnets):
+            raise ValueError(f'subnet must be "auto", "full" or 0 … {len(self.subnets) - 1}, got {choice!r}')
+        return self.subnets[choice]
+
+    def extract(self, subnet: int | Literal["full"]) -> AnySR:
+        """A standalone, physically smaller network that answers as ``subnet`` does."""
+        chosen = self.subnet_for(subnet, 1.0)
+        config = self.extracted_config(chosen)
+        parameter = next(self.parameters())
+        small = AnySR(config).to(device=parameter.device, dtype=parameter.dtype)
+        copy_prefixes(self, small)
+        return small.train(self.training)
+
+    def extracted_config(self, subnet: Subnet) -> ModelConfig:
+        """The configuration of a subnet as a network of its own."""
+        return replace(
+            self.config,
+            encoder=self.config.encoder.narrowed(subnet.encoder_channels),
+            decoder=self.config.decoder.narrowed(subnet.decoder_channels),
+            subnets=(SubnetConfig(subnet.scales),),
+        )
+
+
+def build(config: ModelConfig | Mapping[str, Any]) -> AnySR:
+    """A network with fresh weights, from a configuration or a nested mapping of its values."""
+    return AnySR(config if isinstance(config, ModelConfig) else ModelConfig.from_dict(config))
+
+
+def _check_images(lr: Tensor) -> None:
+    if lr.dim() != 4 or lr.shape[1] != 3 or 0 in lr.shape:
+        raise ValueError(f"lr must be (N, 3, h, w) with at least one pixel, got {tuple(lr.shape)}")
+    if not lr.is_floating_point():
+        raise ValueError(f"lr must be floating point RGB in [0, 1], got {lr.dtype}; divide 8-bit images by 255")

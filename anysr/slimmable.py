@@ -1,0 +1,57 @@
+"""Layers whose narrow versions are prefixes of the wide one (universally slimmable networks, 1903.05134).
+
+A slim layer takes as many input channels as it is given and answers as many output channels as it
+is asked for, always the first ones, so the weights nest: W1 in W2 in ... in W_T.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def channels_at(fraction: float, full: int, multiple: int = 1) -> int:
+    """Number of channels of a layer of ``full`` channels at a width fraction.
+
+    With ``multiple`` 1 it is int(full * fraction), as in AnySR's release (64 * 0.7 -> 44); otherwise
+    the nearest multiple, at least one and at most ``full``.
+    """
+    if fraction >= 1:
+        return full
+    if multiple == 1:
+        return max(1, int(full * fraction))
+    return min(full, max(multiple, int(full * fraction / multiple + 0.5) * multiple))
+
+
+class SlimConv2d(nn.Conv2d):
+    """Stride-1, same-padded convolution that can be run at a narrower width."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
+
+    def forward(self, x_BCHW: Tensor, out_channels: int | None = None) -> Tensor:
+        weight, bias = prefix(self, x_BCHW.shape[1], out_channels)
+        return F.conv2d(x_BCHW, weight, bias, padding=self.padding)
+
+
+class SlimLinear(nn.Linear):
+    """Linear layer that can be run at a narrower width."""
+
+    def forward(self, x: Tensor, out_features: int | None = None) -> Tensor:
+        weight, bias = prefix(self, x.shape[-1], out_features)
+        return F.linear(x, weight, bias)
+
+
+def prefix(layer: nn.Conv2d | nn.Linear, num_in: int, num_out: int | None) -> tuple[Tensor, Tensor]:
+    """The first ``num_out`` rows and ``num_in`` columns of a layer's weight, and its bias."""
+    assert layer.bias is not None
+    return layer.weight[:num_out, :num_in], layer.bias[:num_out]
+
+
+def copy_prefixes(source: nn.Module, target: nn.Module) -> None:
+    """Fill the physically smaller ``target`` with the leading part of each of ``source``'s tensors."""
+    wide = source.state_dict()
+    narrow = {
+        name: wide[name][tuple(slice(n) for n in tensor.shape)].clone() for name, tensor in target.state_dict().items()
+    }
+    target.load_state_dict(narrow)
