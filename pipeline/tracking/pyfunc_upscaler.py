@@ -1,0 +1,33 @@
+"""Run by MLflow when it loads the model: needs the ``anysr`` package and torch, nothing else of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import mlflow
+import numpy as np
+import torch
+from mlflow.pyfunc.model import PythonModel, PythonModelContext
+
+import anysr
+
+
+class Upscaler(PythonModel):
+    """(N, 3, h, w) float32 RGB in [0, 1] to (N, 3, H, W), clamped."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        self._model = anysr.load(context.artifacts["model"])
+
+    def predict(
+        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
+    ) -> np.ndarray[Any, Any]:
+        """Enlarge by ``params["scale"]`` with ``params["subnet"]`` ("auto", "full" or an index)."""
+        given = {"scale": 2.0, "subnet": "auto", **(params or {})}
+        subnet = int(given["subnet"]) if str(given["subnet"]).isdigit() else given["subnet"]
+        lr = torch.from_numpy(np.asarray(model_input, dtype=np.float32))
+        with torch.inference_mode():
+            sr = self._model(lr, float(given["scale"]), subnet=subnet)
+        return sr.clamp(0, 1).numpy()
+
+
+mlflow.models.set_model(Upscaler())
