@@ -11,6 +11,10 @@ class UserError(Exception):
     """Says what is wrong, what was given, what is allowed and how to mend it."""
 
 
+class FatalError(UserError):
+    """The same on every worker and after every restart: training again from a checkpoint cannot mend it."""
+
+
 def run_command(main: Callable[[], int]) -> int:
     """Run a command line's main function; errors become one line on stderr and exit code 2.
 

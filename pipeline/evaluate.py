@@ -64,8 +64,12 @@ def validate(model: AnySR, photos: PhotoMap, config: ValidationConfig, context: 
     by_scale: dict[float, list[tuple[float, float, float]]] = defaultdict(list)
     for scale, _, values in sorted(context.gather(mine)):
         by_scale[scale].append(values)
-    means = {scale: [float(mean) for mean in np.mean(values, axis=0)] for scale, values in by_scale.items()}
-    return [Score(s, *means[s][:3], macs_saved=saved(model, s)) for s in config.scales]
+    return [_mean_score(model, scale, by_scale[scale]) for scale in config.scales]
+
+
+def _mean_score(model: AnySR, scale: float, values: list[tuple[float, float, float]]) -> Score:
+    bicubic, own, full = (float(mean) for mean in np.mean(values, axis=0))
+    return Score(scale, bicubic, own, full, saved(model, scale))
 
 
 @torch.no_grad()

@@ -1,13 +1,13 @@
-"""The finished network as an MLflow model: pyfunc from code, registered under an alias."""
+"""The finished network as an MLflow model: pyfunc from code, registered."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import warnings
 from pathlib import Path
 
 import mlflow
 import numpy as np
-from mlflow import MlflowClient
 from mlflow.models import ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
@@ -17,13 +17,16 @@ _HERE = Path(__file__).parent
 _REQUIREMENTS = ("numpy", "safetensors", "torch")
 
 
-def register(model_file: Path, uri: str, run_id: str, name: str, alias: str = "latest") -> str:
+def register(model_file: Path, uri: str, run_id: str, name: str) -> str:
     """Log a model file to a run and register it; returns its version.
 
-    The result needs neither this repository nor Ray: the library's code travels with it.
+    The result needs neither this repository nor Ray: the library's code travels with it. MLflow
+    itself keeps the alias ``latest`` on the newest version and lets nobody set it.
     """
     mlflow.set_tracking_uri(uri)
-    with mlflow.start_run(run_id=run_id):
+    # MLflow would like type hints in place of the signature that we give.
+    with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
+        warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(_HERE / "pyfunc_upscaler.py"),
@@ -33,9 +36,7 @@ def register(model_file: Path, uri: str, run_id: str, name: str, alias: str = "l
             input_example=(np.zeros((1, 3, 8, 8), np.float32), {"scale": 2.0, "subnet": "auto"}),
             pip_requirements=[f"{package}=={_version(package)}" for package in _REQUIREMENTS],
         )
-    version = mlflow.register_model(info.model_uri, name).version
-    MlflowClient(uri).set_registered_model_alias(name, alias, version)
-    return str(version)
+    return str(mlflow.register_model(info.model_uri, name).version)
 
 
 def _signature() -> ModelSignature:

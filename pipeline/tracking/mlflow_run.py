@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 import mlflow
 from mlflow import MlflowClient
@@ -22,6 +24,9 @@ from mlflow.exceptions import MlflowException
 from pipeline.config import TrainingConfig
 from pipeline.errors import UserError, one_line
 from pipeline.tracking.metric_log import Metric
+from pipeline.tracking.tracker import SinkSpec
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
 
 _NAME_TAG, _STORAGE_TAG = "anysr.run", "anysr.storage"
 _MAX_PARAM_LENGTH = 500
@@ -59,12 +64,13 @@ class MlflowRun:
         self._client = MlflowClient(uri)
         try:
             self.run_id = self._find_or_create()
-            self._client.set_terminated(self.run_id, "RUNNING")
+            self._client.update_run(self.run_id, "RUNNING")
         except MlflowException as error:
             raise UserError(
                 f"the MLflow server at {uri} does not answer ({one_line(error)[:200]}); start it, correct "
                 "tracking.uri / MLFLOW_TRACKING_URI, or set tracking.backend=jsonl"
             ) from None
+        self.sink = SinkSpec(uri, self.run_id)
 
     def _find_or_create(self) -> str:
         experiment = self._experiment()
@@ -97,14 +103,24 @@ class MlflowRun:
                 raise
             return str(raced.experiment_id)
 
-    def log_artifacts(self, files: list[Path]) -> None:
-        """Attach files to the run."""
+    def describe(self) -> str:
+        show = "" if local_database(self.uri) is None else f"; to look: mlflow ui --backend-store-uri {self.uri}"
+        return f"MLflow run {self.run_id} at {self.uri}{show}"
+
+    def publish(self, model_file: Path, files: list[Path]) -> str:
+        from pipeline.tracking.mlflow_model import register
+
         for file in files:
             self._client.log_artifact(self.run_id, str(file))
+        name = self._config.tracking.registered_model
+        version = register(model_file, self.uri, self.run_id, name)
+        return f"models:/{name}/{version}, alias models:/{name}@latest"
 
     def end(self, status: str) -> None:
-        """Close the run as FINISHED, FAILED or KILLED."""
-        self._client.set_terminated(self.run_id, status)
+        try:
+            self._client.set_terminated(self.run_id, status)
+        except MlflowException as error:
+            print(f"warning: could not mark the MLflow run as {status}: {one_line(error)[:200]}")
 
     @contextmanager
     def system_metrics(self) -> Iterator[None]:

@@ -14,11 +14,14 @@ import torch
 from torch import nn
 
 from pipeline.config import TrainingConfig
+from pipeline.run import Fitted
 from pipeline.tracking.metric_log import MetricLog
+from pipeline.tracking.tracker import SinkSpec
 from pipeline.train.checkpoints import remove_old, write_checkpoint
 from pipeline.train.context import Progress
 from pipeline.train.display import Display
-from pipeline.train.loop import Outcome, train
+from pipeline.train.loop import train
+from pipeline.train.state import MODEL_FILE
 
 
 class LocalContext:
@@ -61,15 +64,26 @@ class LocalContext:
         self._display.show("stopping: saving a checkpoint after this step (again to stop at once)")
 
 
-def train_locally(config: TrainingConfig, log: MetricLog, run_id: str | None) -> Outcome:
+def fit_locally(config: TrainingConfig, sink: SinkSpec) -> Fitted:
     """Train in this process; SIGINT and SIGTERM save a checkpoint first."""
     torch.set_num_threads(config.ray.cpus_per_worker * config.ray.num_workers)
     checkpoints = Path(config.run.storage) / str(config.run.name) / "checkpoints"
+    log = MetricLog(sink.open())
     with Display(sys.stdout, config.train.steps) as display:
         context = LocalContext(checkpoints, config.ray.keep_checkpoints, display)
-        before = {number: signal.signal(number, context.request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            return train(config, context, log, run_id)
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        with _stopping_on_signals(context):
+            outcome = train(config, context, log, sink.run_id)
+        log.close()
+        with context.latest_checkpoint() as folder:
+            assert folder is not None
+            return Fitted(outcome, folder / MODEL_FILE)
+
+
+@contextmanager
+def _stopping_on_signals(context: LocalContext) -> Iterator[None]:
+    before = {number: signal.signal(number, context.request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -15,9 +15,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 import anysr
 from anysr import AnySR
 from pipeline.config import TrainConfig, TrainingConfig, changed_keys
-from pipeline.errors import UserError
+from pipeline.errors import FatalError
 
-_STATE, _MODEL, _CONFIG = "state.pt", "model.safetensors", "config.yaml"
+MODEL_FILE = "model.safetensors"
+_STATE, _CONFIG = "state.pt", "config.yaml"
 
 
 @dataclass
@@ -71,14 +72,14 @@ class TrainState:
             "config": config.to_dict(),
         }
         torch.save(values, folder / _STATE)
-        anysr.save(self.best_model, folder / _MODEL)
+        anysr.save(self.best_model, folder / MODEL_FILE)
         (folder / _CONFIG).write_text(config.to_yaml())
 
     def restore(self, folder: Path, config: TrainingConfig) -> list[Any]:
         """Take over a checkpoint; returns the metrics that the tracker had not sent by then.
 
         Raises:
-            UserError: the checkpoint is damaged, or the configuration has changed since.
+            FatalError: the checkpoint is damaged, or the configuration has changed since.
         """
         values = read_checkpoint(folder)
         check_unchanged(values["config"], config)
@@ -99,7 +100,7 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     try:
         values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for a damaged file
-        raise UserError(
+        raise FatalError(
             f"the checkpoint {path} is damaged ({type(error).__name__}); remove its folder to resume from "
             "the one before"
         ) from error
@@ -115,7 +116,7 @@ def check_unchanged(before: dict[str, Any], config: TrainingConfig) -> None:
     old, new = ({k: v for k, v in c.items() if k not in free} for c in (before, config.to_dict()))
     changes = changed_keys(old, new)
     if changes and not config.run.allow_changes:
-        raise UserError(
+        raise FatalError(
             f"the run {config.run.name!r} was started with another configuration ({'; '.join(changes)}); choose a new "
             "run.name, or set run.allow_changes=true to go on with the new values"
         )

@@ -12,11 +12,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import TrainConfig
 from pipeline.data.samples import Batch
-from pipeline.errors import UserError
+from pipeline.errors import FatalError
 from pipeline.train.state import TrainState
 
 
-class NonFiniteLossError(UserError):
+class NonFiniteLossError(FatalError):
     """The loss or its gradient is not a number any more; the weights before this step are intact."""
 
 
