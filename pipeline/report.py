@@ -25,15 +25,23 @@ from pipeline.evaluate import PROTOCOL, Photos, Score, to_tensor
 _CROP_PX, _SHOWN_PX, _LABEL_PX = 96, 240, 24
 
 
-def write_report(folder: Path, model: AnySR, photos: Photos, scores: list[Score], suite: str) -> list[Path]:
-    """Write the scores and both pictures; returns the files."""
-    values = {"suite": suite, "protocol": PROTOCOL, "scores": [asdict(score) for score in scores]}
-    scores_file = folder / "scores.json"
-    scores_file.write_text(json.dumps(values, indent=2) + "\n")
+SCORES_FILE = "scores.json"
+
+
+def write_scores(folder: Path, scores: list[Score], suite: str, step: int) -> Path:
+    """Write the scores with their protocol as JSON; returns the file."""
+    values = {"step": step, "suite": suite, "protocol": PROTOCOL, "scores": [asdict(score) for score in scores]}
+    path = folder / SCORES_FILE
+    path.write_text(json.dumps(values, indent=2) + "\n")
+    return path
+
+
+def write_pictures(folder: Path, model: AnySR, photos: Photos, scores: list[Score], suite: str) -> list[Path]:
+    """Write the plot and the crop sheet; returns the files."""
     plot, crops = folder / "psnr_over_scale.png", folder / "crops.png"
     plot_psnr(plot, scores, suite)
     crop_sheet(crops, model, photos)
-    return [scores_file, plot, crops]
+    return [plot, crops]
 
 
 def print_table(scores: list[Score], suite: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import shutil
@@ -9,16 +10,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import yaml
 
 import anysr
 from anysr import AnySR
 from pipeline.config import RunConfig, TrainingConfig
 from pipeline.data.photo_map import PhotoMap
 from pipeline.errors import UserError
-from pipeline.report import print_table, write_report
+from pipeline.report import SCORES_FILE, print_table, write_pictures, write_scores
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.tracking.tracker import SinkSpec, Tracker, open_tracker
 from pipeline.train.loop import Outcome, open_photos
+from pipeline.train.state import MODEL_FILE, check_unchanged
 
 
 @dataclass(frozen=True)
@@ -27,16 +32,17 @@ class Fitted:
 
     Attributes:
         outcome: how it ended.
-        model_file: the network of the last checkpoint.
+        checkpoint: a folder with the last checkpoint.
     """
 
     outcome: Outcome
-    model_file: Path
+    checkpoint: Path
 
 
 Fit = Callable[[TrainingConfig, SinkSpec], Fitted]
 
 _INTERRUPTED = 130
+_CONFIG_FILE = "config.yaml"
 
 
 def run_training(config: TrainingConfig, fit: Fit) -> int:
@@ -45,6 +51,9 @@ def run_training(config: TrainingConfig, fit: Fit) -> int:
     model = anysr.build(config.model)
     photos = open_photos(config)
     folder = _prepare_storage(config, model)
+    if _finished(config, folder):
+        print(f"run {config.run.name} is finished: {folder}; choose another run.name to train again")
+        return 0
     tracker = open_tracker(config, folder, _in_ray_job())
     status = "FAILED"
     try:
@@ -103,8 +112,16 @@ def _prepare_storage(config: TrainingConfig, model: AnySR) -> Path:
             f"run.storage {folder} has {free / 1e6:.0f} MB free, but the checkpoints need {needed / 1e6:.0f} MB; free "
             f"some space, lower ray.keep_checkpoints, or {mend}"
         )
-    (folder / "config.yaml").write_text(config.to_yaml())
+    recorded = folder / _CONFIG_FILE
+    if recorded.exists():
+        check_unchanged(yaml.safe_load(recorded.read_text()), config)
+    recorded.write_text(config.to_yaml())
     return folder
+
+
+def _finished(config: TrainingConfig, folder: Path) -> bool:
+    scores = folder / SCORES_FILE
+    return scores.exists() and bool(json.loads(scores.read_text())["step"] == config.train.steps)
 
 
 def _announce(
@@ -144,14 +161,18 @@ def _log_costs(model: AnySR, config: TrainingConfig, sink: SinkSpec) -> None:
 
 
 def _publish(config: TrainingConfig, fitted: Fitted, photos: PhotoMap, folder: Path, tracker: Tracker) -> None:
-    model_file = folder / "model.safetensors"
-    model = anysr.load(fitted.model_file)
+    model_file = folder / MODEL_FILE
+    model = anysr.load(fitted.checkpoint / MODEL_FILE)
     anysr.save(model, model_file)
     suite, scores = config.validation.suite, fitted.outcome.scores
-    files = write_report(folder, model, photos, scores, suite)
-    registered = tracker.publish(model_file, [folder / "config.yaml", model_file, *files])
+    pictures = write_pictures(folder, model, photos, scores, suite)
+    with TemporaryDirectory() as temporary:
+        scores_file = write_scores(Path(temporary), scores, suite, fitted.outcome.step)
+        attached = [folder / _CONFIG_FILE, model_file, scores_file, *pictures]
+        registered = tracker.publish(model_file, fitted.checkpoint, attached)
+    write_scores(folder, scores, suite, fitted.outcome.step)  # last: marks the run as finished
     print_table(scores, suite)
     print(f"model:      {model_file}")
-    print(f"pictures:   {', '.join(str(file) for file in files if file.suffix == '.png')}")
+    print(f"pictures:   {', '.join(map(str, pictures))}")
     print(f"registered: {registered}")
     print(f"tracked:    {tracker.describe()}", flush=True)

@@ -105,8 +105,8 @@ class Liif(nn.Module):
         return 4 * size[0] * size[1] * per_query
 
     def executed_macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
-        """Multiply-adds that this implementation spends on the same answer."""
-        per_query = (2 + 3) * width + (self.config.num_layers - 1) * width**2
+        """Multiply-adds that this implementation spends on the same grid; element-wise work is not counted."""
+        per_query = 3 * width + (self.config.num_layers - 1) * width**2
         return 4 * size[0] * size[1] * per_query + lr_size[0] * lr_size[1] * 9 * self.feat_channels * width
 
     def _project(self, feat_BDhw: Tensor, rel_cell: Pair, width: int) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from pipeline.run import Fitted
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.tracking.tracker import SinkSpec
 from pipeline.train.loop import Outcome, train
-from pipeline.train.state import MODEL_FILE
 
 _CONTROLLER_FAILURES = 3
 
@@ -58,7 +56,7 @@ def fit_on_ray(config: TrainingConfig, sink: SinkSpec) -> Fitted:
     if isinstance(answer, str):
         raise UserError(answer)
     assert isinstance(answer, Outcome) and result.checkpoint is not None
-    return Fitted(answer, _fetch_model(config, result.checkpoint))
+    return Fitted(answer, Path(result.checkpoint.path))
 
 
 def _worker(arguments: dict[str, Any]) -> Outcome | str:
@@ -110,13 +108,6 @@ def _check_resources(config: TrainingConfig) -> None:
                 f"the cluster has {have.get(kind, 0):g} {kind}, but {config.ray.num_workers} workers need {needed:g}; "
                 "lower ray.num_workers or ray.cpus_per_worker, or add nodes"
             )
-
-
-def _fetch_model(config: TrainingConfig, checkpoint: Any) -> Path:
-    target = Path(config.run.storage) / str(config.run.name) / f".latest-{MODEL_FILE}"
-    with checkpoint.as_directory() as folder:
-        shutil.copyfile(Path(folder) / MODEL_FILE, target)
-    return target
 
 
 def _reason(error: TrainingFailedError) -> str:

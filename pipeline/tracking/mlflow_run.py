@@ -107,9 +107,10 @@ class MlflowRun:
         show = "" if local_database(self.uri) is None else f"; to look: mlflow ui --backend-store-uri {self.uri}"
         return f"MLflow run {self.run_id} at {self.uri}{show}"
 
-    def publish(self, model_file: Path, files: list[Path]) -> str:
+    def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
         from pipeline.tracking.mlflow_model import register
 
+        self._client.log_artifacts(self.run_id, str(checkpoint), "checkpoint")
         for file in files:
             self._client.log_artifact(self.run_id, str(file))
         name = self._config.tracking.registered_model

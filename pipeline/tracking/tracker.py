@@ -45,8 +45,8 @@ class Tracker(Protocol):
     def system_metrics(self) -> AbstractContextManager[None]:
         """Record the machine's load while the block runs."""
 
-    def publish(self, model_file: Path, files: list[Path]) -> str:
-        """Attach files to the run, register the network; returns what to tell the user."""
+    def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
+        """Attach a checkpoint and files to the run, register the network; returns what to tell the user."""
 
     def end(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
@@ -64,7 +64,7 @@ class FileTracker:
     def system_metrics(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def publish(self, model_file: Path, files: list[Path]) -> str:
+    def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
         return "not registered: tracking.backend is jsonl"
 
     def end(self, status: str) -> None:

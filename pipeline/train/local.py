@@ -21,7 +21,6 @@ from pipeline.train.checkpoints import remove_old, write_checkpoint
 from pipeline.train.context import Progress
 from pipeline.train.display import Display
 from pipeline.train.loop import train
-from pipeline.train.state import MODEL_FILE
 
 
 class LocalContext:
@@ -76,7 +75,7 @@ def fit_locally(config: TrainingConfig, sink: SinkSpec) -> Fitted:
         log.close()
         with context.latest_checkpoint() as folder:
             assert folder is not None
-            return Fitted(outcome, folder / MODEL_FILE)
+            return Fitted(outcome, folder)
 
 
 @contextmanager
