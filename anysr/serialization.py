@@ -13,14 +13,15 @@ from safetensors.torch import save_file
 from anysr.config import ModelConfig
 from anysr.model import AnySR
 
-_FORMAT = "1"
+_KEY, _FORMAT = "anysr", 1
 
 
 def save(model: AnySR, path: str | os.PathLike[str]) -> None:
     """Write weights and configuration to ``path``, which appears complete or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"anysr_format": _FORMAT, "anysr_config": json.dumps(model.config.to_dict())}
+    # One key: the format does not keep the order of several, and equal networks are to be equal files.
+    metadata = {_KEY: json.dumps({"format": _FORMAT, "config": model.config.to_dict()})}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
@@ -46,12 +47,13 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> An
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}); it may be cut short") from error
-    if metadata.get("anysr_format") != _FORMAT:
+    description = json.loads(metadata.get(_KEY, "{}"))
+    if description.get("format") != _FORMAT:
         raise ValueError(
-            f"{path} is not an AnySR model file of format {_FORMAT} (found {metadata.get('anysr_format')!r}); "
+            f"{path} is not an AnySR model file of format {_FORMAT} (found {description.get('format')!r}); "
             "write model files with anysr.save"
         )
-    model = AnySR(ModelConfig.from_dict(json.loads(metadata["anysr_config"])))
+    model = AnySR(ModelConfig.from_dict(description["config"]))
     _check_fit(path, model, tensors)
     model.load_state_dict(tensors, assign=True)
     return model.eval()

@@ -102,7 +102,9 @@ class LocalCluster:
         self._stack.close()
 
     def _head_environment(self) -> dict[str, str]:
-        return {key: value for key, value in self.environment.items() if key != "RAY_ADDRESS"}
+        environment = {key: value for key, value in self.environment.items() if key != "RAY_ADDRESS"}
+        # A job's `python` is to be this one.
+        return environment | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
 
     def _await_dashboard(self, url: str, process: subprocess.Popen[bytes], log_path: Path) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S

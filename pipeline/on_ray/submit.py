@@ -29,7 +29,8 @@ def follow_job(
         config: a configuration file to send along and use.
         python: the interpreter on the cluster.
         arguments: passed to ``jobs/train.py``.
-        environment: what the client needs beside this process's own variables.
+        environment: what the client needs beside this process's own variables to reach a cluster
+            that ends with this process; empty for a remote one, where an unfollowed job is stopped.
     """
     with tempfile.TemporaryDirectory(prefix="anysr-job-") as stage:
         for name in _SENT:
@@ -37,10 +38,11 @@ def follow_job(
         if config is not None:
             shutil.copyfile(config, Path(stage) / "config.yaml")
             arguments = ["--config", "config.yaml", *arguments]
-        return _follow(stage, [python, "jobs/train.py", *arguments], {**os.environ, **environment})
+        entrypoint = [python, "jobs/train.py", *arguments]
+        return _follow(stage, entrypoint, {**os.environ, **environment}, stop=not environment)
 
 
-def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, str]) -> int:
+def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, str], stop: bool) -> int:
     job = f"anysr-{secrets.token_hex(4)}"
     forwarded = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
     runtime = {"env_vars": {"PYTHONUNBUFFERED": "1", **forwarded}}
@@ -52,7 +54,7 @@ def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, st
         finished = True
         return code
     finally:
-        if not finished:
+        if not finished and stop:
             subprocess.run([*_ray("stop"), job], env=client, check=False, capture_output=True, timeout=30)
 
 
