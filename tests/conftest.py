@@ -22,10 +22,21 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
 
 
-@pytest.fixture(scope="session")
-def shared() -> Path:
+SHARED = Path(os.environ.get("ANYSR_SHARED", ROOT.parent / "shared"))
+_ran_on_shared: list[str] = []
+
+
+@pytest.fixture
+def shared(request: pytest.FixtureRequest) -> Path:
     """The folder of benchmark images and released checkpoints beside the checkout."""
-    folder = Path(os.environ.get("ANYSR_SHARED", ROOT.parent / "shared"))
-    if not folder.is_dir():
-        pytest.skip(f"no benchmark images and released checkpoints at {folder}")
-    return folder
+    if not SHARED.is_dir():
+        pytest.skip(f"no benchmark images and released checkpoints at {SHARED}")
+    _ran_on_shared.append(request.node.nodeid)
+    return SHARED
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """In CI, images that are there but that no test looked at mean that the tests lost them."""
+    if os.environ.get("CI") and SHARED.is_dir() and not _ran_on_shared and exitstatus == pytest.ExitCode.OK:
+        print(f"{SHARED} is present, but no test ran on it")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
