@@ -93,7 +93,7 @@ def crop_sheet(path: Path, model: AnySR, photos: Photos, scales: Sequence[float]
         for column, crop in enumerate(crops):
             shown = Image.fromarray(crop).resize((_SHOWN_PX, _SHOWN_PX), Image.Resampling.NEAREST)
             sheet.paste(shown, (column * (_SHOWN_PX + 4), top))
-        draw.text((4, top + _SHOWN_PX + 3), f"×{scale:g}", fill="black", font=font)
+        draw.text((4, top + _SHOWN_PX + 3), f"x{scale:g}", fill="black", font=font)
     sheet.save(path)
 
 
