@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+from anysr.colour import ColourConfig
 from anysr.decoders import DECODERS, DecoderConfig, LiifConfig
 from anysr.encoders import ENCODERS, EdsrConfig, EncoderConfig
 from anysr.interweave import InterweaveConfig
@@ -60,6 +61,7 @@ class ModelConfig:
             the last group, those two serve. One group of width 1 is the plain network.
         width_multiple: narrowed channels are rounded to a multiple of this; 1 rounds down as
             AnySR's release does.
+        colour: the range the network works in; callers always see RGB in [0, 1].
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -69,6 +71,7 @@ class ModelConfig:
     interweave: InterweaveConfig | None = field(default_factory=InterweaveConfig)
     subnets: tuple[SubnetConfig, ...] = PAPER_SUBNETS
     width_multiple: int = 1
+    colour: ColourConfig = field(default_factory=ColourConfig)
 
     def __post_init__(self) -> None:
         if not self.subnets:
@@ -105,6 +108,8 @@ class ModelConfig:
                 given[name] = _read(table[kind][0], given[name], f"model.{name}")
         if isinstance(given.get("interweave"), Mapping):
             given["interweave"] = _read(InterweaveConfig, given["interweave"], "model.interweave")
+        if isinstance(given.get("colour"), Mapping):
+            given["colour"] = _read(ColourConfig, given["colour"], "model.colour")
         if "subnets" in given:
             given["subnets"] = tuple(
                 s if isinstance(s, SubnetConfig) else _read(SubnetConfig, s, f"model.subnets[{i}]")

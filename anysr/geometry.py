@@ -36,9 +36,16 @@ class Target:
 
 @dataclass(frozen=True)
 class GridQueries:
-    """Every pixel centre of an H x W image, kept as its two axes."""
+    """Every pixel centre of an H x W image, kept as its two axes.
+
+    Attributes:
+        size: (H, W).
+        scale: what the caller asked for, where a decoder needs more than ``cell`` says: H is
+            rounded. None stands for the ratio of the sizes.
+    """
 
     size: tuple[int, int]
+    scale: Pair | None = None
 
     @property
     def cell(self) -> Pair:
@@ -53,10 +60,17 @@ class PointQueries:
     Attributes:
         coord: (B, Q, 2), (y, x) in [-1, 1].
         cell: height and width of one output pixel in coordinate units.
+        scale: as in :class:`GridQueries`.
     """
 
     coord: Tensor
     cell: Pair
+    scale: Pair | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image whose pixels ``cell`` measures."""
+        return round(2 / self.cell[0]), round(2 / self.cell[1])
 
 
 Queries = GridQueries | PointQueries

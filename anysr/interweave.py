@@ -48,10 +48,13 @@ class Interweave(nn.Module):
 
     def forward(self, x_BCHW: Tensor, scale: Pair) -> Tensor:
         """Gate in (0, 1), (B, C, 1, 1), for features of any width C."""
-        pooled_BC = x_BCHW.mean(dim=(2, 3))
+        return self.from_pooled(x_BCHW.mean(dim=(2, 3)), scale)
+
+    def from_pooled(self, pooled_BC: Tensor, scale: Pair) -> Tensor:
+        """The gate, (B, C, 1, 1), of features whose spatial mean is ``pooled_BC``."""
         woven_BCp = weave(pooled_BC, self._signed(scale), self.config.interval)
         hidden = torch.relu(self.fc1(woven_BCp[:, :, None, None]))
-        return torch.sigmoid(self.fc2(hidden, x_BCHW.shape[1]))
+        return torch.sigmoid(self.fc2(hidden, pooled_BC.shape[1]))
 
     def macs(self, channels: int) -> int:
         """Multiply-adds per image for features of this width."""

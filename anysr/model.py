@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from anysr.colour import recolour
 from anysr.config import ModelConfig, SubnetConfig
-from anysr.decoders import DECODERS
-from anysr.encoders import ENCODERS
+from anysr.decoders import DECODERS, Decoder
+from anysr.encoders import ENCODERS, Encoder
 from anysr.geometry import GridQueries, PointQueries, Queries, resolve_target
 from anysr.slimmable import copy_prefixes
 
@@ -43,8 +44,8 @@ class AnySR(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = ENCODERS[config.encoder.kind][1](config.encoder, config.interweave)
-        self.decoder = DECODERS[config.decoder.kind][1](config.decoder, self.encoder.out_channels)
+        self.encoder: Encoder = ENCODERS[config.encoder.kind][1](config.encoder, config.interweave)
+        self.decoder: Decoder = DECODERS[config.decoder.kind][1](config.decoder, self.encoder.out_channels)
         self.subnets = tuple(Subnet(i, group.scales, *config.channels(group)) for i, group in enumerate(config.subnets))
 
     def forward(
@@ -75,12 +76,13 @@ class AnySR(nn.Module):
         _check_images(lr)
         target = resolve_target((lr.shape[-2], lr.shape[-1]), scale, size)
         chosen = self.subnet_for(subnet, target.largest_scale)
-        grid = GridQueries(target.size)
-        queries: Queries = grid if coord is None else PointQueries(coord, grid.cell)
-        image = ((lr - 0.5) / 0.5).to(next(self.parameters()).dtype)
+        grid = GridQueries(target.size, target.scale)
+        queries: Queries = grid if coord is None else PointQueries(coord, grid.cell, target.scale)
+        colour = self.config.colour
+        image = recolour(lr, colour.to_network, dim=1).to(next(self.parameters()).dtype)
         feat = self.encoder(image, target.scale, chosen.encoder_channels)
         rgb: Tensor = self.decoder(feat, image, queries, chosen.decoder_channels)
-        return rgb * 0.5 + 0.5
+        return recolour(rgb, colour.to_rgb, dim=1 if coord is None else 2)
 
     def subnet_for(self, choice: SubnetChoice, largest_scale: float) -> Subnet:
         """The subnet that ``choice`` names, for a call at this scale."""

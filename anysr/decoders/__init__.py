@@ -1,10 +1,16 @@
 """Decoders: feature map and queries -> RGB, at a chosen width. One paper a file."""
 
+from typing import Any
+
+from anysr.decoders.arbsr import ArbSr, ArbSrConfig
 from anysr.decoders.liif import Liif, LiifConfig
 
-DecoderConfig = LiifConfig
-Decoder = Liif
+DecoderConfig = LiifConfig | ArbSrConfig
+Decoder = Liif | ArbSr
 
-DECODERS = {"liif": (LiifConfig, Liif)}
+DECODERS: dict[str, tuple[Any, Any]] = {
+    "liif": (LiifConfig, Liif),
+    "arbsr": (ArbSrConfig, ArbSr),
+}
 
-__all__ = ["DECODERS", "Decoder", "DecoderConfig", "Liif", "LiifConfig"]
+__all__ = ["DECODERS", "ArbSr", "ArbSrConfig", "Decoder", "DecoderConfig", "Liif", "LiifConfig"]
