@@ -25,7 +25,9 @@ from anysr.slimmable import SlimConv2d
 NUM_EXPERTS = 4
 _BODY = 64  # hidden units of the routing network
 _TAPS = 9  # of the last convolution
-_BLOCK_PIXELS = 16384  # HR pixels a block; bounds the memory
+# HR pixels a block, and distinct offset pairs routed at once: bounds on the memory.
+_BLOCK_PIXELS = 16384
+_MAX_PAIRS = 65536
 # Guards the floor against rounding, as the release does.
 _FLOOR_SHIFT = 1e-3
 
@@ -115,7 +117,14 @@ class ArbSr(nn.Module):
         return table, taps_27D @ self.expand[..., :width].transpose(0, 1).reshape(self.feat_channels, -1)
 
     def _route(self, frac_y: Tensor, frac_x: Tensor, scale: Pair) -> tuple[Tensor, Tensor]:
-        """Shift in LR pixels (x, y), (B, 2, ...), and routing weights, (B, E, ...), of fractional offsets (B, ...)."""
+        """Shift in LR pixels (x, y), (B, 2, ...), and routing weights, (B, E, ...), of fractional offsets.
+
+        Args:
+            frac_y: (B, P, R) or what broadcasts to it, like ``frac_x``.
+            frac_x: the columns' offsets.
+            scale: (s_h, s_w).
+        """
+        frac_y, frac_x = _broadcast(frac_y, frac_x)
         inverse = [torch.full_like(frac_y, 1 / s) for s in (scale[1], scale[0])]
         given = torch.stack([*inverse, frac_y, frac_x], dim=1).to(self.body0.weight.dtype)
         body = torch.relu(self.body2(torch.relu(self.body0(given))))
@@ -123,7 +132,8 @@ class ArbSr(nn.Module):
 
     def _filter(self, table_BChw: Tensor, mixed: Tensor, place_B2: Tensor, routing_BE: Tensor) -> Tensor:
         """(B, 27, P, R): the last convolution's taps applied at sampled, filtered places (B, P, R)."""
-        sampled = F.grid_sample(table_BChw, place_B2.to(table_BChw.dtype), align_corners=False)
+        # Places need float32, and grid_sample takes one type for both.
+        sampled = F.grid_sample(table_BChw.float(), place_B2.float(), align_corners=False).to(table_BChw.dtype)
         through, compressed = sampled[:, : 3 * _TAPS], sampled[:, 3 * _TAPS :]
         routing_BE1 = routing_BE.unsqueeze(2)
         experts_BEK = compressed.reshape(len(compressed), NUM_EXPERTS, -1, *compressed.shape[2:])
@@ -135,19 +145,22 @@ class ArbSr(nn.Module):
         lr_size, device = table_BChw.shape[-2:], table_BChw.device
         ys, row_phase, row_of = _phases(size[0], scale[0], device)
         xs, col_phase, col_of = _phases(size[1], scale[1], device)
-        frac_y, frac_x = row_phase[None, :, None], col_phase[None, None, :]
-        # (1, 2 or E, distinct row offsets, distinct column offsets)
-        shift, routing = self._route(*_broadcast(frac_y, frac_x), scale)
+        pairs = None
+        if len(row_phase) * len(col_phase) <= _MAX_PAIRS:
+            pairs = self._route(row_phase[None, :, None], col_phase[None, None, :], scale)
         rows = max(1, _BLOCK_PIXELS // size[1])
         strips = []
         for top in range(0, size[0], rows):
             # One more row on either side, for the last convolution; none beyond the image.
             first, last = max(0, top - 1), min(size[0], top + rows + 1)
-            pick = row_of[first:last, None], col_of
-            place = _places(ys[first:last, None], xs, shift[0, :, pick[0], pick[1]], lr_size)
-            taps = [
-                self._filter(table[None], mixed, place[None], routing[:, :, pick[0], pick[1]]) for table in table_BChw
-            ]
+            here = row_of[first:last]
+            if pairs is None:
+                routed = self._route(row_phase[None, here, None], col_phase[None, None, :], scale)
+                shift, routing = (r[..., col_of] for r in routed)
+            else:
+                shift, routing = (r[..., here, :][..., col_of] for r in pairs)
+            place = _places(ys[first:last, None], xs, shift.transpose(0, 1), lr_size)
+            taps = [self._filter(table[None], mixed, place, routing) for table in table_BChw]
             missing = (1, 1, 1 if top == 0 else 0, 1 if last == size[0] and top + rows >= size[0] else 0)
             strips.append(self._gather_taps(F.pad(torch.cat(taps), missing)))
         return torch.cat(strips, dim=2)
@@ -211,5 +224,5 @@ def _places(ys: Tensor, xs: Tensor, shift_2: Tensor, lr_size: tuple[int, ...]) -
 
 
 def _broadcast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    shape = torch.broadcast_shapes(a.shape, b.shape)
-    return a.expand(shape), b.expand(shape)
+    first, second = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
+    return first, second
