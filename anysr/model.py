@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 
 from anysr.colour import recolour
 from anysr.config import ModelConfig, SubnetConfig
-from anysr.decoders import DECODERS, Decoder
+from anysr.decoders import DECODERS, Decoder, Ecbsr
 from anysr.encoders import ENCODERS, Encoder
 from anysr.geometry import GridQueries, PointQueries, Queries, resolve_target
 from anysr.slimmable import copy_prefixes
+from anysr.zoo import named_config
 
 SubnetChoice = int | Literal["auto", "full"]
 
@@ -103,6 +105,14 @@ class AnySR(nn.Module):
         copy_prefixes(self, small)
         return small.train(self.training)
 
+    def fuse(self) -> AnySR:
+        """A copy in its cheapest form with the same answers: ECBSR's blocks as plain convolutions."""
+        fused = copy.deepcopy(self)
+        if isinstance(fused.decoder, Ecbsr):
+            fused.decoder = fused.decoder.collapse()
+            fused.config = replace(self.config, decoder=fused.decoder.config)
+        return fused
+
     def extracted_config(self, subnet: Subnet) -> ModelConfig:
         """The configuration of a subnet as a network of its own."""
         return replace(
@@ -113,8 +123,20 @@ class AnySR(nn.Module):
         )
 
 
-def build(config: ModelConfig | Mapping[str, Any]) -> AnySR:
-    """A network with fresh weights, from a configuration or a nested mapping of its values."""
+def build(config: ModelConfig | Mapping[str, Any] | str, **overrides: Any) -> AnySR:
+    """A network with fresh weights.
+
+    Args:
+        config: a name of ``anysr.list_models()``, a configuration, or a nested mapping of its values.
+        overrides: what differs from the named network: ``build("rdn-liif", encoder={"num_blocks": 4})``.
+
+    Raises:
+        ValueError: an unknown name or key, or a value that does not fit.
+    """
+    if isinstance(config, str):
+        return AnySR(named_config(config, overrides))
+    if overrides:
+        raise ValueError(f"overrides change a named network; put {', '.join(overrides)} into the configuration itself")
     return AnySR(config if isinstance(config, ModelConfig) else ModelConfig.from_dict(config))
 
 

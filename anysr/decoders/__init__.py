@@ -3,14 +3,34 @@
 from typing import Any
 
 from anysr.decoders.arbsr import ArbSr, ArbSrConfig
+from anysr.decoders.ecbsr import Ecbsr, EcbsrConfig
 from anysr.decoders.liif import Liif, LiifConfig
+from anysr.decoders.pixelshuffle import PixelShuffle, PixelShuffleConfig
+from anysr.decoders.vdsr import Vdsr, VdsrConfig
 
-DecoderConfig = LiifConfig | ArbSrConfig
-Decoder = Liif | ArbSr
+DecoderConfig = LiifConfig | ArbSrConfig | PixelShuffleConfig | VdsrConfig | EcbsrConfig
+Decoder = Liif | ArbSr | PixelShuffle | Vdsr | Ecbsr
 
 DECODERS: dict[str, tuple[Any, Any]] = {
     "liif": (LiifConfig, Liif),
     "arbsr": (ArbSrConfig, ArbSr),
+    "pixelshuffle": (PixelShuffleConfig, PixelShuffle),
+    "vdsr": (VdsrConfig, Vdsr),
+    "ecbsr": (EcbsrConfig, Ecbsr),
 }
 
-__all__ = ["DECODERS", "ArbSr", "ArbSrConfig", "Decoder", "DecoderConfig", "Liif", "LiifConfig"]
+__all__ = [
+    "DECODERS",
+    "ArbSr",
+    "ArbSrConfig",
+    "Decoder",
+    "DecoderConfig",
+    "Ecbsr",
+    "EcbsrConfig",
+    "Liif",
+    "LiifConfig",
+    "PixelShuffle",
+    "PixelShuffleConfig",
+    "Vdsr",
+    "VdsrConfig",
+]
