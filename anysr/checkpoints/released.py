@@ -1,0 +1,103 @@
+"""A released ``.pth`` file to a network, without running anything that is in it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anysr.checkpoints.fit import check_fit
+from anysr.checkpoints.names import released_name
+from anysr.checkpoints.shapes import FAMILIES, config_from_shapes, family_of
+from anysr.colour import ColourConfig
+from anysr.config import ModelConfig
+from anysr.model import AnySR
+
+# Mean shifts of EDSR that LIIF's and its successors' files hold and their networks never apply.
+_NEVER_APPLIED = re.compile(r"encoder\.(sub|add)_mean\.(weight|bias)")
+
+
+def is_pickle(path: str | os.PathLike[str]) -> bool:
+    """Whether the file begins as ``torch.save`` writes them, zipped or not, and not as safetensors do."""
+    with Path(path).open("rb") as file:
+        start = file.read(9)
+    return start[:2] == b"PK" or (start[:1] == b"\x80" and start[8:9] != b"{")
+
+
+def load_released(path: str | os.PathLike[str]) -> AnySR:
+    """The network in a released file, in evaluation mode; family, depth and widths come from its weights.
+
+    Raises:
+        ValueError: the file is damaged, holds more than tensors and plain values, is of none of the
+            families, or fits one only in part (missing, unexpected and mis-shaped keys are listed).
+    """
+    spec, given = _read(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    family = family_of(shapes)
+    if family is None:
+        some = ", ".join(list(given)[:3])
+        raise ValueError(
+            f"{path} is not a checkpoint of {', '.join(FAMILIES)}; it holds {len(given)} tensors: {some}, …"
+        )
+    config = config_from_shapes(family, shapes, spec)
+    if family == "ArbSR":
+        config = _with_colour(config, given)
+    else:
+        given = {name: tensor for name, tensor in given.items() if not _NEVER_APPLIED.fullmatch(name)}
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in AnySR(config).state_dict().items()}
+    theirs = {name: released_name(name, family, config) for name in expected}
+    known = {theirs[name]: shape for name, shape in expected.items()}
+    check_fit(f"{path} ({family})", known, {name: tuple(tensor.shape) for name, tensor in given.items()})
+    model = AnySR(config)
+    model.load_state_dict({name: _plain(given[theirs[name]], shape) for name, shape in expected.items()})
+    return model.eval()
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    """The model's description, empty where there is none, and its tensors by name."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} is damaged or holds more than tensors and plain values; refused, and nothing in it was run"
+        ) from error
+    except Exception as error:  # a damaged file raises whatever its bytes happen to lead to
+        raise ValueError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}); it may be cut short"
+        ) from error
+    spec: Mapping[str, Any] = {}
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping) and "sd" in content["model"]:
+        spec, content = content["model"], content["model"]["sd"]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
+        raise ValueError(f"{path} is not a checkpoint of {', '.join(FAMILIES)}: it holds no table of tensors by name")
+    return spec, {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _with_colour(config: ModelConfig, given: dict[str, Tensor]) -> ModelConfig:
+    """Move ArbSR's mean shifts, which its training changes, from the weights to the configuration."""
+    config_rows = []
+    for name, before, after in (("sub_mean", 255.0, 1.0), ("add_mean", 1.0, 1 / 255)):
+        weight, bias = given.get(f"{name}.weight"), given.get(f"{name}.bias")
+        if weight is None or bias is None or weight.shape != (3, 3, 1, 1) or bias.shape != (3,):
+            return config
+        rows = torch.cat([weight.view(3, 3).double() * before, bias.view(3, 1).double()], dim=1) * after
+        config_rows.append(tuple(tuple(row) for row in rows.tolist()))
+    for name in ("sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias"):
+        del given[name]
+    values = config.to_dict()
+    values["colour"] = ColourConfig(*config_rows)
+    return ModelConfig.from_dict(values)
+
+
+def _plain(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """In our shape, which may lack trailing ones, and single precision."""
+    return tensor.reshape(shape).float() if tensor.is_floating_point() else tensor.reshape(shape)
