@@ -2,7 +2,7 @@
 
 from anysr.config import ModelConfig, SubnetConfig
 from anysr.cost import Cost, cost
-from anysr.decoders import LiifConfig
+from anysr.decoders import LiifConfig, MetaSrConfig, SrnoConfig
 from anysr.encoders import EdsrConfig
 from anysr.interweave import InterweaveConfig
 from anysr.model import AnySR, Subnet, build
@@ -14,7 +14,9 @@ __all__ = [
     "EdsrConfig",
     "InterweaveConfig",
     "LiifConfig",
+    "MetaSrConfig",
     "ModelConfig",
+    "SrnoConfig",
     "Subnet",
     "SubnetConfig",
     "build",
