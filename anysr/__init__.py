@@ -3,7 +3,15 @@
 from anysr.colour import ColourConfig
 from anysr.config import ModelConfig, SubnetConfig
 from anysr.cost import Cost, cost
-from anysr.decoders import ArbSrConfig, EcbsrConfig, LiifConfig, PixelShuffleConfig, VdsrConfig
+from anysr.decoders import (
+    ArbSrConfig,
+    EcbsrConfig,
+    LiifConfig,
+    MetaSrConfig,
+    PixelShuffleConfig,
+    SrnoConfig,
+    VdsrConfig,
+)
 from anysr.encoders import EdsrConfig, RcanConfig, RdnConfig, RgbConfig
 from anysr.interweave import InterweaveConfig
 from anysr.model import AnySR, Subnet, build
@@ -19,11 +27,13 @@ __all__ = [
     "EdsrConfig",
     "InterweaveConfig",
     "LiifConfig",
+    "MetaSrConfig",
     "ModelConfig",
     "PixelShuffleConfig",
     "RcanConfig",
     "RdnConfig",
     "RgbConfig",
+    "SrnoConfig",
     "Subnet",
     "SubnetConfig",
     "VdsrConfig",

@@ -22,22 +22,27 @@ _FROM_HALF = _diagonal(0.5, (0.5, 0.5, 0.5))
 
 @dataclass(frozen=True)
 class ColourConfig:
-    """Two affine maps, each three rows of (from R, from G, from B, constant).
+    """Affine maps, each three rows of (from R, from G, from B, constant).
 
     They are part of the configuration, not weights, so that half precision cannot round them.
 
     Attributes:
         to_network: RGB in [0, 1] to the network's input.
         to_rgb: the network's answer back to RGB in [0, 1].
+        to_encoder: the network's input to the encoder's, where that differs; AnySR's release shifts
+            the encoder's by a mean colour, but not what its decoder adds to the answer.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     to_network: Affine = _TO_HALF
     to_rgb: Affine = _FROM_HALF
+    to_encoder: Affine | None = None
 
     def __post_init__(self) -> None:
-        for name in ("to_network", "to_rgb"):
+        for name in ("to_network", "to_rgb", "to_encoder"):
+            if getattr(self, name) is None:
+                continue
             rows = tuple(tuple(float(value) for value in row) for row in getattr(self, name))
             object.__setattr__(self, name, rows)
             if len(rows) != 3 or any(len(row) != 4 for row in rows):

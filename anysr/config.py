@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from anysr.colour import ColourConfig
-from anysr.decoders import DECODERS, DecoderConfig, LiifConfig
+from anysr.decoders import DECODERS, DecoderConfig, LiifConfig, SrnoConfig
 from anysr.encoders import ENCODERS, EdsrConfig, EncoderConfig
 from anysr.interweave import InterweaveConfig
 from anysr.slimmable import channels_at
@@ -83,9 +84,11 @@ class ModelConfig:
 
     def channels(self, subnet: SubnetConfig) -> tuple[int, int]:
         """Encoder and decoder channels of a subnet."""
+        heads = self.decoder.head_channels if isinstance(self.decoder, SrnoConfig) else 1
+        multiple = math.lcm(self.width_multiple, heads)
         return (
             channels_at(subnet.encoder_width, self.encoder.slim_channels, self.width_multiple),
-            channels_at(subnet.decoder_width, self.decoder.slim_channels, self.width_multiple),
+            channels_at(subnet.decoder_width, self.decoder.slim_channels, multiple),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -81,9 +81,11 @@ class AnySR(nn.Module):
         grid = GridQueries(target.size, target.scale)
         queries: Queries = grid if coord is None else PointQueries(coord, grid.cell, target.scale)
         colour = self.config.colour
-        image = recolour(lr, colour.to_network, dim=1).to(next(self.parameters()).dtype)
-        feat = self.encoder(image, target.scale, chosen.encoder_channels)
-        rgb: Tensor = self.decoder(feat, image, queries, chosen.decoder_channels)
+        image = recolour(lr, colour.to_network, dim=1)
+        given = image if colour.to_encoder is None else recolour(image, colour.to_encoder, dim=1)
+        dtype = next(self.parameters()).dtype
+        feat = self.encoder(given.to(dtype), target.scale, chosen.encoder_channels)
+        rgb: Tensor = self.decoder(feat, image.to(dtype), queries, chosen.decoder_channels)
         return recolour(rgb, colour.to_rgb, dim=1 if coord is None else 2)
 
     def subnet_for(self, choice: SubnetChoice, largest_scale: float) -> Subnet:

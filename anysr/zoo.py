@@ -17,7 +17,9 @@ from anysr.decoders import (
     DecoderConfig,
     EcbsrConfig,
     LiifConfig,
+    MetaSrConfig,
     PixelShuffleConfig,
+    SrnoConfig,
     VdsrConfig,
 )
 from anysr.encoders import EdsrConfig, EncoderConfig, RcanConfig, RdnConfig, RgbConfig
@@ -34,6 +36,8 @@ _RDN = RdnConfig()
 _RDN_A = RdnConfig(num_blocks=20, num_convs=6, growth=32)
 _RCAN = RcanConfig()
 _LIIF = LiifConfig()
+_SRNO = SrnoConfig()
+_METASR = MetaSrConfig()
 _ARBSR = ArbSrConfig()
 _SHUFFLE = PixelShuffleConfig()
 _ECBSR = EcbsrConfig()
@@ -60,24 +64,44 @@ def _adapted(encoder: EncoderConfig, every: int) -> EncoderConfig:
 
 MODELS: dict[str, ModelConfig] = {
     "edsr-baseline-liif": _plain(_EDSR_BASELINE, _LIIF),
+    "edsr-baseline-srno": _plain(_EDSR_BASELINE, _SRNO),
+    "edsr-baseline-metasr": _plain(_EDSR_BASELINE, _METASR),
     "edsr-baseline-arbsr": _plain(_adapted(_EDSR_BASELINE, 4), _ARBSR),
     "edsr-liif": _plain(_EDSR, _LIIF),
+    "edsr-srno": _plain(_EDSR, _SRNO),
+    "edsr-metasr": _plain(_EDSR, _METASR),
     "edsr-arbsr": _plain(_adapted(_EDSR, 8), _ARBSR),
     "rdn-liif": _plain(_RDN, _LIIF),
+    "rdn-srno": _plain(_RDN, _SRNO),
+    "rdn-metasr": _plain(_RDN, _METASR),
     "rdn-arbsr": _plain(_adapted(_RDN, 4), _ARBSR),
     "rdn-a-liif": _plain(_RDN_A, _LIIF),
+    "rdn-a-srno": _plain(_RDN_A, _SRNO),
+    "rdn-a-metasr": _plain(_RDN_A, _METASR),
     "rdn-a-arbsr": _plain(_adapted(_RDN_A, 5), _ARBSR),
     "rcan-liif": _plain(_RCAN, _LIIF),
+    "rcan-srno": _plain(_RCAN, _SRNO),
+    "rcan-metasr": _plain(_RCAN, _METASR),
     "rcan-arbsr": _plain(_adapted(_RCAN, 1), _ARBSR),
     "edsr-baseline-liif-anysr": _anysr(_EDSR_BASELINE, _LIIF),
+    "edsr-baseline-srno-anysr": _anysr(_EDSR_BASELINE, _SRNO),
+    "edsr-baseline-metasr-anysr": _anysr(_EDSR_BASELINE, _METASR),
     "edsr-baseline-arbsr-anysr": _anysr(_adapted(_EDSR_BASELINE, 4), _ARBSR),
     "edsr-liif-anysr": _anysr(_EDSR, _LIIF),
+    "edsr-srno-anysr": _anysr(_EDSR, _SRNO),
+    "edsr-metasr-anysr": _anysr(_EDSR, _METASR),
     "edsr-arbsr-anysr": _anysr(_adapted(_EDSR, 8), _ARBSR),
     "rdn-liif-anysr": _anysr(_RDN, _LIIF),
+    "rdn-srno-anysr": _anysr(_RDN, _SRNO),
+    "rdn-metasr-anysr": _anysr(_RDN, _METASR),
     "rdn-arbsr-anysr": _anysr(_adapted(_RDN, 4), _ARBSR),
     "rdn-a-liif-anysr": _anysr(_RDN_A, _LIIF),
+    "rdn-a-srno-anysr": _anysr(_RDN_A, _SRNO),
+    "rdn-a-metasr-anysr": _anysr(_RDN_A, _METASR),
     "rdn-a-arbsr-anysr": _anysr(_adapted(_RDN_A, 5), _ARBSR),
     "rcan-liif-anysr": _anysr(_RCAN, _LIIF),
+    "rcan-srno-anysr": _anysr(_RCAN, _SRNO),
+    "rcan-metasr-anysr": _anysr(_RCAN, _METASR),
     "rcan-arbsr-anysr": _anysr(_adapted(_RCAN, 1), _ARBSR),
     "edsr-baseline-x2": _plain(_EDSR_BASELINE, _SHUFFLE),
     "edsr-baseline-x3": _plain(_EDSR_BASELINE, replace(_SHUFFLE, factor=3)),

@@ -39,7 +39,7 @@ _RCAN: tuple[_Rule, ...] = (
 )
 # Layers alternate with activations, which take a number too.
 _IMNET: tuple[_Rule, ...] = ((r"decoder\.layers\.(\d+)\.", lambda m: f"imnet.layers.{2 * int(m[1])}."),)
-_SRNO: tuple[_Rule, ...] = ((r"decoder\.", ""),)
+_SRNO: tuple[_Rule, ...] = ((r"decoder\.blocks\.(\d+)\.", r"conv\1."), (r"decoder\.", ""))
 # Positions in the released mask's nn.Sequential.
 _MASK = {"before.0": 0, "before.1": 1, "middle.0": 4, "middle.1": 5, "middle.3": 7, "middle.4": 8}
 _MASK |= {"after.0": 11, "after.1": 12}

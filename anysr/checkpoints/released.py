@@ -6,21 +6,21 @@ import os
 import pickle
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from anysr.checkpoints.fit import check_fit
+from anysr.checkpoints.fit import Shape, check_fit
 from anysr.checkpoints.names import released_name
 from anysr.checkpoints.shapes import FAMILIES, config_from_shapes, family_of
-from anysr.colour import ColourConfig
+from anysr.colour import Affine, ColourConfig
 from anysr.config import ModelConfig
 from anysr.model import AnySR
 
-# Mean shifts of EDSR that LIIF's and its successors' files hold and their networks never apply.
-_NEVER_APPLIED = re.compile(r"encoder\.(sub|add)_mean\.(weight|bias)")
+_SHIFT = re.compile(r"encoder\.(sub|add)_mean\.(weight|bias)")
 
 
 def is_pickle(path: str | os.PathLike[str]) -> bool:
@@ -46,18 +46,24 @@ def load_released(path: str | os.PathLike[str]) -> AnySR:
             f"{path} is not a checkpoint of {', '.join(FAMILIES)}; it holds {len(given)} tensors: {some}, …"
         )
     config = config_from_shapes(family, shapes, spec)
-    if family == "ArbSR":
-        config = _with_colour(config, given)
-    else:
-        given = {name: tensor for name, tensor in given.items() if not _NEVER_APPLIED.fullmatch(name)}
+    shifts = _shifts_applied(family, config)
+    given = {name: tensor for name, tensor in given.items() if name in shifts or not _SHIFT.fullmatch(name)}
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in AnySR(config).state_dict().items()}
     theirs = {name: released_name(name, family, config) for name in expected}
-    known = {theirs[name]: shape for name, shape in expected.items()}
+    known = {theirs[name]: shape for name, shape in expected.items()} | shifts
     check_fit(f"{path} ({family})", known, {name: tuple(tensor.shape) for name, tensor in given.items()})
-    model = AnySR(config)
+    model = AnySR(replace(config, colour=_colour(config.colour, given)))
     model.load_state_dict({name: _plain(given[theirs[name]], shape) for name, shape in expected.items()})
     return model.eval()
+
+
+def _shifts_applied(family: str, config: ModelConfig) -> dict[str, Shape]:
+    """Names and shapes of the mean shifts that the network applies; LIIF's and SRNO's files hold idle ones."""
+    modules = ("sub_mean", "add_mean") if family == "ArbSR" else ("encoder.sub_mean",)
+    if family != "ArbSR" and config.interweave is None:
+        return {}
+    return {f"{m}.{name}": shape for m in modules for name, shape in (("weight", (3, 3, 1, 1)), ("bias", (3,)))}
 
 
 def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
@@ -82,20 +88,19 @@ def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], dict[str, Te
     return spec, {name.removeprefix("module."): tensor for name, tensor in content.items()}
 
 
-def _with_colour(config: ModelConfig, given: dict[str, Tensor]) -> ModelConfig:
-    """Move ArbSR's mean shifts, which its training changes, from the weights to the configuration."""
-    config_rows = []
-    for name, before, after in (("sub_mean", 255.0, 1.0), ("add_mean", 1.0, 1 / 255)):
-        weight, bias = given.get(f"{name}.weight"), given.get(f"{name}.bias")
-        if weight is None or bias is None or weight.shape != (3, 3, 1, 1) or bias.shape != (3,):
-            return config
-        rows = torch.cat([weight.view(3, 3).double() * before, bias.view(3, 1).double()], dim=1) * after
-        config_rows.append(tuple(tuple(row) for row in rows.tolist()))
-    for name in ("sub_mean.weight", "sub_mean.bias", "add_mean.weight", "add_mean.bias"):
-        del given[name]
-    values = config.to_dict()
-    values["colour"] = ColourConfig(*config_rows)
-    return ModelConfig.from_dict(values)
+def _colour(published: ColourConfig, given: Mapping[str, Tensor]) -> ColourConfig:
+    """The mean shifts as part of the configuration; training changes them, so the file's own are taken."""
+    if "sub_mean.weight" in given:
+        return ColourConfig(_rows(given, "sub_mean", before=255.0), _rows(given, "add_mean", after=1 / 255))
+    if "encoder.sub_mean.weight" in given:
+        return replace(published, to_encoder=_rows(given, "encoder.sub_mean"))
+    return published
+
+
+def _rows(given: Mapping[str, Tensor], name: str, before: float = 1.0, after: float = 1.0) -> Affine:
+    weight, bias = given[f"{name}.weight"].double().view(3, 3), given[f"{name}.bias"].double().view(3, 1)
+    rows: list[list[float]] = (torch.cat([weight * before, bias], dim=1) * after).tolist()
+    return tuple((r, g, b, constant) for r, g, b, constant in rows)
 
 
 def _plain(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Any
 from anysr.checkpoints.fit import Shape
 from anysr.colour import div2k_colour
 from anysr.config import PAPER_SUBNETS, ModelConfig
-from anysr.decoders import ArbSrConfig, DecoderConfig, LiifConfig
+from anysr.decoders import ArbSrConfig, DecoderConfig, LiifConfig, MetaSrConfig, SrnoConfig
 from anysr.encoders import EdsrConfig, EncoderConfig, RcanConfig, RdnConfig
 from anysr.interweave import InterweaveConfig
 from anysr.zoo import PLAIN_SUBNETS, RDN_SUBNETS
@@ -57,7 +57,15 @@ def config_from_shapes(family: str, shapes: Shapes, spec: Mapping[str, Any]) -> 
 def _decoder(family: str, shapes: Shapes) -> DecoderConfig:
     if family == "ArbSR":
         return ArbSrConfig(bottleneck=_size(shapes, "sa_upsample.weight_compress", 1, 8))
+    if family == "SRNO":
+        return SrnoConfig(
+            hidden=_size(shapes, "conv00.weight", 0, 256),
+            head_channels=_size(shapes, "conv0.kln.weight", 2, 16),
+            num_blocks=max(1, _count(shapes, r"conv(\d+)\.qkv_proj\.")),
+        )
     hidden = _size(shapes, "imnet.layers.0.weight", 0, 256)
+    if family == "Meta-SR":
+        return MetaSrConfig(hidden=hidden)
     return LiifConfig(hidden=hidden, num_layers=max(1, (_count(shapes, r"imnet\.layers\.(\d+)\.") - 1) // 2))
 
 
