@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -69,7 +70,10 @@ def _shifts_applied(family: str, config: ModelConfig) -> dict[str, Shape]:
 def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
     """The model's description, empty where there is none, and its tensors by name."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            # A refusal is one line: torch remarks on a foreign pickle before it refuses it.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is damaged or holds more than tensors and plain values; refused, and nothing in it was run"
