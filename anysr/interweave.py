@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.geometry import Pair
-from anysr.slimmable import SlimConv2d
+from anysr.slimmable import SlimConv2d, prefix
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,37 @@ def weave(pooled_BC: Tensor, scale: Pair, interval: int) -> Tensor:
     pair = pooled_BC.new_tensor(scale).expand(batch, groups, 2)
     woven = torch.cat([whole, pair], dim=2).reshape(batch, -1)
     return torch.cat([woven, pooled_BC[:, groups * interval :]], dim=1)
+
+
+def gated_conv3x3(conv: SlimConv2d, gate: Interweave | None, x_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
+    """f times its gate, f the first ``width`` channels of ``conv``.
+
+    The mean of f is linear in x, so without gradients the gate is known before f is computed and
+    goes into the weights: the gate then costs nothing per pixel. The answer is the same.
+    """
+    if gate is None:
+        return conv(x_BCHW, width)
+    if torch.is_grad_enabled():
+        f = conv(x_BCHW, width)
+        return f * gate(f, scale)
+    weight, bias = prefix(conv, x_BCHW.shape[1], width)
+    gate_BC11 = gate.from_pooled(mean_of_conv3x3(x_BCHW, weight, bias), scale)
+    return torch.cat(
+        [
+            F.conv2d(x[None], weight * a, bias * a.flatten(), padding=1)
+            for x, a in zip(x_BCHW, gate_BC11.unsqueeze(2), strict=True)
+        ]
+    )
+
+
+def mean_of_conv3x3(x_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """(B, O): spatial mean of a zero-padded 3x3 convolution, without computing it.
+
+    Each tap sees the sum of x but for one border row and one border column.
+    """
+    x = x_BCHW.float()
+    cols_BCW = torch.stack([x.sum(2) - x[:, :, -1], x.sum(2), x.sum(2) - x[:, :, 0]], dim=2)
+    total = cols_BCW.sum(3)
+    sums_BC33 = torch.stack([total - cols_BCW[..., -1], total, total - cols_BCW[..., 0]], dim=3)
+    mean_BC33 = sums_BC33 / (x.shape[2] * x.shape[3])
+    return torch.einsum("bcyx,ocyx->bo", mean_BC33, weight.float()).to(weight.dtype) + bias

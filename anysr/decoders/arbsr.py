@@ -26,7 +26,7 @@ NUM_EXPERTS = 4
 _BODY = 64  # hidden units of the routing network
 _TAPS = 9  # of the last convolution
 # HR pixels a block, and distinct offset pairs routed at once: bounds on the memory.
-_BLOCK_PIXELS = 16384
+_BLOCK_PIXELS = 65536
 _MAX_PAIRS = 65536
 # Guards the floor against rounding, as the release does.
 _FLOOR_SHIFT = 1e-3

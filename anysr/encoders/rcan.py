@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from anysr.encoders.adaption import ScaleAdaption, make_adaptions
 from anysr.geometry import Pair
-from anysr.interweave import Interweave, InterweaveConfig
+from anysr.interweave import Interweave, InterweaveConfig, gated_conv3x3
 from anysr.slimmable import SlimConv2d
 
 
@@ -79,9 +79,7 @@ class RcanBlock(nn.Module):
         self.gate = None if interweave is None else Interweave(config.slim_channels, 2 * config.channels, interweave)
 
     def forward(self, x_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
-        branch = self.conv1(x_BCHW, width)
-        if self.gate is not None:
-            branch = branch * self.gate(branch, scale)
+        branch = gated_conv3x3(self.conv1, self.gate, x_BCHW, scale, width)
         return x_BCHW + self.attention(self.conv2(torch.relu(branch)))
 
 

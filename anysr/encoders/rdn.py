@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.encoders.adaption import ScaleAdaption, make_adaptions
@@ -90,12 +91,9 @@ class DenseBlock(nn.Module):
         dense = x_BCHW
         for i, conv in enumerate(self.convs):
             dense = torch.cat([dense, torch.relu(conv(dense, sizes[: i + 1], sizes[i + 1]))], dim=1)
-        if self.gate is not None:
-            first = self._first_gated(width)
-            last = dense[:, first:]
-            gate = self.gate(last, scale) if self.config.columns == "prefix" else self._own_gate(last, scale, width)
-            dense = torch.cat([dense[:, :first], last * gate], dim=1)
-        return x_BCHW + self.fusion(dense, sizes)
+        if self.gate is None:
+            return x_BCHW + self.fusion(dense, sizes)
+        return x_BCHW + self._fuse_gated(dense, scale, width)
 
     def macs(self, pixels: int, width: int) -> int:
         """Multiply-adds of one image."""
@@ -113,6 +111,19 @@ class DenseBlock(nn.Module):
         if self.config.columns == "own":
             return sum(sizes[:-2])
         return self.config.channels + (self.config.num_convs - 2) * self.config.growth
+
+    def _fuse_gated(self, dense_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
+        """The fusion of gated channels; without gradients the gate goes into its weights instead."""
+        assert self.gate is not None
+        sizes, first = self.config.segments(width), self._first_gated(width)
+        last = dense_BCHW[:, first:]
+        gate = self.gate(last, scale) if self.config.columns == "prefix" else self._own_gate(last, scale, width)
+        if torch.is_grad_enabled():
+            return self.fusion(torch.cat([dense_BCHW[:, :first], last * gate], dim=1), sizes)
+        weight = self.fusion.narrow_weight(sizes, None)
+        gates_BC11 = torch.cat([gate.new_ones(len(gate), first, 1, 1), gate], dim=1)
+        fused = [F.conv2d(x[None], weight * a, self.fusion.bias) for x, a in zip(dense_BCHW, gates_BC11, strict=True)]
+        return torch.cat(fused)
 
     def _own_gate(self, last_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
         assert self.gate is not None

@@ -51,6 +51,18 @@ def test_values_and_gradients(name: str, interweave: str) -> None:
             assert (ours - plain).abs().max() <= 1e-5 * max(1, plain.abs().max().item())
 
 
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("size", [(6, 8), (2, 2), (4, 40)])
+def test_gates_in_the_weights(name: str, size: tuple[int, int]) -> None:
+    """Without gradients the gate is folded into the weights, each image with its own."""
+    encoder, image = make(name, "woven"), torch.randn(3, 3, *size)
+    full = encoder.config.slim_channels
+    with torch.no_grad():
+        for width in (full // 2, full):
+            plain = textbook_encoders.encode(encoder, image, (2.3, 1.7), width)
+            assert (encoder(image, (2.3, 1.7), width) - plain).abs().max() < 1e-5 * max(1, plain.abs().max().item())
+
+
 @pytest.mark.parametrize("columns", ["prefix", "own"])
 def test_rdn_columns_differ_only_when_narrow(columns: str) -> None:
     encoder = make(f"rdn-{columns}", "woven")
