@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from anysr.config import ModelConfig, SubnetConfig
 from anysr.decoders import DECODERS
 from anysr.encoders import ENCODERS
+from anysr.fast_linear import inference_dtype
 from anysr.geometry import GridQueries, PointQueries, Queries, resolve_target
 from anysr.slimmable import copy_prefixes
 
@@ -73,11 +76,18 @@ class AnySR(nn.Module):
             ValueError: a wrong shape, scale, size or subnet.
         """
         _check_images(lr)
+        weight = next(self.parameters())
+        if not torch.is_grad_enabled():
+            dtype, kind = inference_dtype(weight), weight.device.type
+            if dtype != weight.dtype or torch.is_autocast_enabled(kind):
+                same = copy.deepcopy(self).to(dtype)
+                with torch.autocast(kind, enabled=False):
+                    return same(lr, scale, size, subnet=subnet, coord=coord)
         target = resolve_target((lr.shape[-2], lr.shape[-1]), scale, size)
         chosen = self.subnet_for(subnet, target.largest_scale)
         grid = GridQueries(target.size)
         queries: Queries = grid if coord is None else PointQueries(coord, grid.cell)
-        image = ((lr - 0.5) / 0.5).to(next(self.parameters()).dtype)
+        image = ((lr - 0.5) / 0.5).to(weight.dtype)
         feat = self.encoder(image, target.scale, chosen.encoder_channels)
         rgb: Tensor = self.decoder(feat, image, queries, chosen.decoder_channels)
         return rgb * 0.5 + 0.5
