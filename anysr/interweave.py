@@ -47,12 +47,8 @@ class Interweave(nn.Module):
         self.fc1 = SlimConv2d(self._woven(channels), hidden, 1)
         self.fc2 = SlimConv2d(hidden, channels, 1)
 
-    def forward(self, x_BCHW: Tensor, scale: Pair) -> Tensor:
-        """Gate in (0, 1), (B, C, 1, 1), for features of any width C."""
-        return self.from_pooled(x_BCHW.mean(dim=(2, 3)), scale)
-
-    def from_pooled(self, pooled_BC: Tensor, scale: Pair) -> Tensor:
-        """The gate, (B, C, 1, 1), of features whose spatial mean is ``pooled_BC``."""
+    def forward(self, pooled_BC: Tensor, scale: Pair) -> Tensor:
+        """Gate in (0, 1), (B, C, 1, 1), from the means over the image of features of any width C."""
         woven_BCp = weave(pooled_BC, self._signed(scale), self.config.interval)
         hidden = torch.relu(self.fc1(woven_BCp[:, :, None, None]))
         return torch.sigmoid(self.fc2(hidden, pooled_BC.shape[1]))
@@ -81,34 +77,35 @@ def weave(pooled_BC: Tensor, scale: Pair, interval: int) -> Tensor:
 
 
 def gated_conv3x3(conv: SlimConv2d, gate: Interweave | None, x_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
-    """f times its gate, f the first ``width`` channels of ``conv``.
+    """gate(mean(y)) * y, y the first ``width`` channels of ``conv``; y alone without a gate.
 
-    The mean of f is linear in x, so without gradients the gate is known before f is computed and
-    goes into the weights: the gate then costs nothing per pixel. The answer is the same.
+    The mean of a convolution is linear in sums of its input, so without gradients the gate is known
+    beforehand and goes into the weights, of each image its own: per pixel it costs nothing.
     """
     if gate is None:
         return conv(x_BCHW, width)
     if torch.is_grad_enabled():
-        f = conv(x_BCHW, width)
-        return f * gate(f, scale)
+        y = conv(x_BCHW, width)
+        return y * gate(y.mean(dim=(2, 3)), scale)
     weight, bias = prefix(conv, x_BCHW.shape[1], width)
-    gate_BC11 = gate.from_pooled(mean_of_conv3x3(x_BCHW, weight, bias), scale)
-    return torch.cat(
-        [
-            F.conv2d(x[None], weight * a, bias * a.flatten(), padding=1)
-            for x, a in zip(x_BCHW, gate_BC11.unsqueeze(2), strict=True)
-        ]
-    )
+    pooled = (tap_sums(x_BCHW).flatten(1) @ weight.flatten(1).float().t()) / x_BCHW[0, 0].numel()
+    gate_BK1 = gate((pooled + bias).to(weight.dtype), scale)[..., 0]
+    gated = [
+        F.conv2d(x[None], weight * a[..., None, None], bias * a[:, 0], padding=1)
+        for x, a in zip(x_BCHW, gate_BK1, strict=True)
+    ]
+    return gated[0] if len(gated) == 1 else torch.cat(gated)
 
 
-def mean_of_conv3x3(x_BCHW: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """(B, O): spatial mean of a zero-padded 3x3 convolution, without computing it.
+def tap_sums(x_BCHW: Tensor) -> Tensor:
+    """(B, C, 3, 3) float32: sum of what each tap of a same-padded 3x3 convolution reads.
 
-    Each tap sees the sum of x but for one border row and one border column.
+    The first row of taps never reads the last row of the image, and so on.
     """
     x = x_BCHW.float()
-    cols_BCW = torch.stack([x.sum(2) - x[:, :, -1], x.sum(2), x.sum(2) - x[:, :, 0]], dim=2)
-    total = cols_BCW.sum(3)
-    sums_BC33 = torch.stack([total - cols_BCW[..., -1], total, total - cols_BCW[..., 0]], dim=3)
-    mean_BC33 = sums_BC33 / (x.shape[2] * x.shape[3])
-    return torch.einsum("bcyx,ocyx->bo", mean_BC33, weight.float()).to(weight.dtype) + bias
+    none = x.new_zeros(x.shape[:2])
+    rows = torch.stack([x[:, :, -1].sum(2), none, x[:, :, 0].sum(2)], dim=2)
+    cols = torch.stack([x[..., -1].sum(2), none, x[..., 0].sum(2)], dim=2)
+    ends = [-1, 0]
+    corners = F.pad(x[:, :, ends][..., ends], (0, 1, 0, 1))[..., [0, 2, 1], :][..., [0, 2, 1]]
+    return x.sum((2, 3))[..., None, None] - rows[..., None] - cols[..., None, :] + corners

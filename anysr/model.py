@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from anysr.colour import recolour
 from anysr.config import ModelConfig, SubnetConfig
 from anysr.decoders import DECODERS, Decoder, Ecbsr
 from anysr.encoders import ENCODERS, Encoder
+from anysr.fast_linear import inference_dtype
 from anysr.geometry import GridQueries, PointQueries, Queries, resolve_target
 from anysr.slimmable import copy_prefixes
 from anysr.zoo import named_config
@@ -76,6 +78,13 @@ class AnySR(nn.Module):
             ValueError: a wrong shape, scale, size or subnet.
         """
         _check_images(lr)
+        weight = next(self.parameters())
+        if not torch.is_grad_enabled():
+            dtype, kind = inference_dtype(weight), weight.device.type
+            if dtype != weight.dtype or torch.is_autocast_enabled(kind):
+                same = copy.deepcopy(self).to(dtype)
+                with torch.autocast(kind, enabled=False):
+                    return same(lr, scale, size, subnet=subnet, coord=coord)
         target = resolve_target((lr.shape[-2], lr.shape[-1]), scale, size)
         chosen = self.subnet_for(subnet, target.largest_scale)
         grid = GridQueries(target.size, target.scale)
@@ -83,9 +92,8 @@ class AnySR(nn.Module):
         colour = self.config.colour
         image = recolour(lr, colour.to_network, dim=1)
         given = image if colour.to_encoder is None else recolour(image, colour.to_encoder, dim=1)
-        dtype = next(self.parameters()).dtype
-        feat = self.encoder(given.to(dtype), target.scale, chosen.encoder_channels)
-        rgb: Tensor = self.decoder(feat, image.to(dtype), queries, chosen.decoder_channels)
+        feat = self.encoder(given.to(weight.dtype), target.scale, chosen.encoder_channels)
+        rgb: Tensor = self.decoder(feat, image.to(weight.dtype), queries, chosen.decoder_channels)
         return recolour(rgb, colour.to_rgb, dim=1 if coord is None else 2)
 
     def subnet_for(self, choice: SubnetChoice, largest_scale: float) -> Subnet:

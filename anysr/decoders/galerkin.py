@@ -84,7 +84,7 @@ class Galerkin(nn.Module):
         heads, head = width // self.head_channels, self.head_channels
         centred = centred_BQ2K.float().view(batch, count, 2 * heads, head)
         deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) * (head - 1) ** -0.5
-        normed = centred / (deviation + _EPS)
+        normed = centred * (deviation + _EPS).reciprocal()
         keys, values = normed.split(heads, dim=2)
         with torch.autocast(centred.device.type, enabled=False):
             product = torch.matmul(keys.permute(0, 2, 3, 1), values.transpose(1, 2))

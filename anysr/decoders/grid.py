@@ -16,8 +16,8 @@ from torch import Tensor
 
 # The neighbours of a query, (y, x), in the order of LIIF's release.
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
-# What one strip may hold per LR pixel, in bytes.
-STRIP_BYTES = 32 * 2**20
+# What one strip may project, in bytes: allocators hand back blocks of this size without the kernel's help.
+STRIP_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True)

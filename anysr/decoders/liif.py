@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.decoders.grid import CORNERS, block_pixels, blocks, conv3x3_rows, strip_rows, strips, weighted_rows
-from anysr.fast_linear import FastLinear, inference_dtype
+from anysr.fast_linear import FastLinear
 from anysr.geometry import (
     AxisCorners,
     GridQueries,
@@ -135,7 +135,7 @@ class Liif(nn.Module):
     def _decode_grid(self, feat_BDhw: Tensor, queries: GridQueries, width: int) -> Tensor:
         """Grid indices and relative coordinates depend on the row or the column alone."""
         batch, _, rows, cols = feat_BDhw.shape
-        dtype = inference_dtype(feat_BDhw)
+        dtype = feat_BDhw.dtype
         ys = axis_corners(pixel_centres(queries.size[0], feat_BDhw.device), rows)
         xs = axis_corners(pixel_centres(queries.size[1], feat_BDhw.device), cols)
         kernel, bias, rel_weight = (t.to(dtype) for t in self._kernel((rows, cols), queries.cell, width))

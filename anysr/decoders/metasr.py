@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysr.decoders.grid import block_pixels, blocks, strip_rows, strips
-from anysr.fast_linear import inference_dtype
+from anysr.decoders.grid import block_pixels, blocks, conv3x3_rows, strip_rows, strips
 from anysr.geometry import GridQueries, Pair, PointQueries, Queries, axis_containing, pixel_centres
 from anysr.slimmable import SlimLinear, prefix
 
@@ -113,10 +112,12 @@ class MetaSr(nn.Module):
     def _decode_grid(self, feat_BDhw: Tensor, queries: GridQueries, width: int) -> Tensor:
         """Grid indices and offsets depend on the row or the column alone."""
         batch, _, rows, cols = feat_BDhw.shape
-        dtype, device = inference_dtype(feat_BDhw), feat_BDhw.device
+        dtype, device = feat_BDhw.dtype, feat_BDhw.device
         ys = axis_containing(pixel_centres(queries.size[0], device), queries.cell[0], rows)
         xs = axis_containing(pixel_centres(queries.size[1], device), queries.cell[1], cols)
         weight, bias = (t.float() for t in self._hidden_parts((rows, cols), queries.cell, width))
+        if _is_periodic(ys.index, rows) and _is_periodic(xs.index, cols):
+            return self._decode_whole_scale(feat_BDhw, queries, weight, bias)
         by_row_HJ, by_col_WJ = ys.rel[:, None] * weight[:, 0] + bias, xs.rel[:, None] * weight[:, 1]
         kernel = self._kernel(width).to(dtype)
         rgb_B3HW = torch.empty(batch, 3, *queries.size, device=device)
@@ -130,6 +131,23 @@ class MetaSr(nn.Module):
                         rgb = _combine(table.index_select(0, index.view(-1)), hidden)
                         rgb_B3HW[b, :, r, c] = rgb.t().view(3, *index.shape)
         return rgb_B3HW
+
+    def _decode_whole_scale(self, feat_BDhw: Tensor, queries: GridQueries, weight: Tensor, bias: Tensor) -> Tensor:
+        """At whole factors the few filters repeat from LR pixel to LR pixel: one convolution, shuffled."""
+        size, (rows, cols) = queries.size, feat_BDhw.shape[-2:]
+        times = size[0] // rows, size[1] // cols
+        rel = torch.cartesian_prod(*(torch.arange(t, device=weight.device) / t for t in times))
+        hidden_PJ = torch.relu(F.linear(rel, weight, bias)).to(feat_BDhw.dtype)
+        kernel = self._kernel(hidden_PJ.shape[1]).flatten(1).unflatten(0, (3, -1))
+        kernel = hidden_PJ @ kernel[:, :-1] + kernel[:, -1:]
+        phases = F.conv2d(feat_BDhw, kernel.view(-1, self.feat_channels, 3, 3), padding=1).float()
+        return phases.unflatten(1, (3, *times)).permute(0, 1, 4, 2, 5, 3).reshape(-1, 3, *size)
+
+
+def _is_periodic(index: Tensor, num_pixels: int) -> bool:
+    """Whether every LR pixel serves the same whole number of output pixels."""
+    times, rest = divmod(len(index), num_pixels)
+    return rest == 0 and torch.equal(index, torch.arange(num_pixels, device=index.device).repeat_interleave(times))
 
 
 def _combine(z_QR: Tensor, hidden_QJ: Tensor) -> Tensor:

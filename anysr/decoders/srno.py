@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from anysr.decoders.galerkin import Galerkin, Mix, Moments
 from anysr.decoders.grid import CORNERS, Strip, block_pixels, blocks, strip_rows, strips, weighted_rows
-from anysr.fast_linear import FastLinear, inference_dtype
+from anysr.fast_linear import FastLinear
 from anysr.geometry import (
     GridQueries,
     Pair,
@@ -162,7 +162,7 @@ class Srno(nn.Module):
 
     def _decode_grid(self, feat_Dhw: Tensor, queries: GridQueries, width: int) -> Tensor:
         """One image, (3, H, W): a pass for each attention layer's means, then one for the answer."""
-        dtype = inference_dtype(feat_Dhw)
+        dtype = feat_Dhw.dtype
         rgb_3HW = torch.empty(3, *queries.size, device=feat_Dhw.device)
         with torch.autocast(feat_Dhw.device.type, enabled=False):
             source = _HiddenStates(

@@ -90,7 +90,7 @@ class DenseBlock(nn.Module):
         sizes = self.config.segments(width)
         dense = x_BCHW
         for i, conv in enumerate(self.convs):
-            dense = torch.cat([dense, torch.relu(conv(dense, sizes[: i + 1], sizes[i + 1]))], dim=1)
+            dense = torch.cat([dense, torch.relu_(conv(dense, sizes[: i + 1], sizes[i + 1]))], dim=1)
         if self.gate is None:
             return x_BCHW + self.fusion(dense, sizes)
         return x_BCHW + self._fuse_gated(dense, scale, width)
@@ -117,7 +117,11 @@ class DenseBlock(nn.Module):
         assert self.gate is not None
         sizes, first = self.config.segments(width), self._first_gated(width)
         last = dense_BCHW[:, first:]
-        gate = self.gate(last, scale) if self.config.columns == "prefix" else self._own_gate(last, scale, width)
+        gate = (
+            self.gate(last.mean(dim=(2, 3)), scale)
+            if self.config.columns == "prefix"
+            else self._own_gate(last, scale, width)
+        )
         if torch.is_grad_enabled():
             return self.fusion(torch.cat([dense_BCHW[:, :first], last * gate], dim=1), sizes)
         weight = self.fusion.narrow_weight(sizes, None)
@@ -129,7 +133,7 @@ class DenseBlock(nn.Module):
         assert self.gate is not None
         pooled_BC = last_BCHW.mean(dim=(2, 3))
         absent = pooled_BC.new_zeros(len(pooled_BC), self.config.growth - width)
-        gate = self.gate.from_pooled(torch.cat([pooled_BC[:, :width], absent, pooled_BC[:, width:]], dim=1), scale)
+        gate = self.gate(torch.cat([pooled_BC[:, :width], absent, pooled_BC[:, width:]], dim=1), scale)
         return torch.cat([gate[:, :width], gate[:, self.config.growth :]], dim=1)
 
 
@@ -156,7 +160,8 @@ class Rdn(nn.Module):
             scale: (s_h, s_w), read by the interweaving and the adaption.
             width: channels of the narrowed convolutions, at most ``config.slim_channels``.
         """
-        shallow = self.head(image_B3HW)
+        # Convolutions of small kernels and many channels are up to three times as fast channels last.
+        shallow = self.head(image_B3HW.contiguous(memory_format=torch.channels_last))
         deep, local = self.head2(shallow), []
         for i, block in enumerate(self.blocks, 1):
             deep = block(deep, scale, width)

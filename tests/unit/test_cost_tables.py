@@ -16,25 +16,27 @@ from anysr.decoders import ArbSr, ArbSrConfig
 from tests import textbook_arbsr, textbook_encoders
 from tests.unit.test_encoders import CONFIGS, INTERWEAVE, make
 
-# (name, parameters and multiply-adds as printed, or None, and how precisely).
+# (name, parameters and multiply-adds as printed, or None, and how precisely). Figures are as
+# remembered but for those marked *, which were found again in a paper's text.
 PRINTED: tuple[tuple[str, float | None, float | None, float], ...] = (
     # EDSR (1707.02921), table 1: 1.5 M for the baseline and 43 M for EDSR, at x4.
     ("edsr-baseline-x4", 1.5e6, None, 0.05),
     ("edsr-x4", 43e6, None, 0.01),
-    # IMDN (1909.11856), table 5, and LatticeNet (ECCV 2020) after it: 1,370 K / 316.3 G,
-    # 1,555 K / 160.2 G, 1,518 K / 114.0 G.
-    ("edsr-baseline-x2", 1.370e6, 316.3e9, 0.003),
-    ("edsr-baseline-x3", 1.555e6, 160.2e9, 0.003),
-    ("edsr-baseline-x4", 1.518e6, 114.0e9, 0.003),
-    # RCAN (1807.02758), figure 8 and section 4.5: about 16 M at x4.
+    # *ASSL (NeurIPS 2021), table 1: EDSR-baseline x2 has 1,369.9 K and 316.3 G.
+    ("edsr-baseline-x2", 1369.9e3, 316.3e9, 0.001),
+    # IMDN (1909.11856), tables of lightweight networks.
+    ("edsr-baseline-x3", 1555e3, 160.2e9, 0.003),
+    ("edsr-baseline-x4", 1518e3, 114.0e9, 0.003),
+    # RCAN (1807.02758), section 4.5: about 16 M at x4.
     ("rcan-x4", 16e6, None, 0.05),
-    # VDSR's cost as LapSRN and CARN (1803.08664, table 1) give it: 665 K / 612.6 G.
-    ("vdsr", 665e3, 612.6e9, 0.003),
-    # ECBSR (MM 2021), tables 3 to 5, x2 then x4; its parameters hold one more value per channel.
-    ("ecbsr-m4c16-x2", 10.2e3, 2.34e9, 0.02),
+    # *VDSR prints no cost; 665 K and 612.6 G in the tables of CARN (1803.08664) and ASSL.
+    ("vdsr", 665e3, 612.6e9, 0.002),
+    # ECBSR (MM 2021), tables for x2 and x4. It prints parameters times LR pixels as multiply-adds, and
+    # one more parameter per channel than there are: hence the tolerance, widest for narrow networks.
+    ("ecbsr-m4c16-x2", 10.2e3, 2.34e9, 0.03),
     ("ecbsr-m10c32-x2", 94.7e3, 21.81e9, 0.02),
     ("ecbsr-m16c64-x2", 596.0e3, 137.31e9, 0.01),
-    ("ecbsr-m4c16-x4", 11.9e3, 0.69e9, 0.02),
+    ("ecbsr-m4c16-x4", 11.9e3, 0.69e9, 0.03),
     ("ecbsr-m10c32-x4", 98.1e3, 5.65e9, 0.02),
     ("ecbsr-m16c64-x4", 602.9e3, 34.73e9, 0.01),
 )
@@ -52,7 +54,7 @@ def test_papers_tables(name: str, params: float | None, macs: float | None, tole
 
 
 def test_rdn_parameters() -> None:
-    """22.0 M before the head: 22.27 M at x4 with RDN's own (1802.08797's released models), less 0.30 M for it."""
+    """Without its head; 22.0 M multiply-adds per LR pixel are those measured on the released network."""
     with torch.device("meta"):
         model = anysr.build("rdn-liif")
     assert anysr.cost(model, (4, 4), 2).encoder_params == pytest.approx(21.97e6, rel=0.001)
