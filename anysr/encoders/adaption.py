@@ -40,7 +40,7 @@ class ScaleAdaption(nn.Module):
     def forward(self, x_BCHW: Tensor, scale: Pair) -> Tensor:
         """Adapted features of the same shape, for the scale pair (s_h, s_w)."""
         weights_E = self.routing(self.experts.new_tensor([1 / scale[0], 1 / scale[1]]))
-        kernel = torch.tensordot(weights_E, self.experts, dims=1)
+        kernel = torch.tensordot(weights_E.to(self.experts.dtype), self.experts, dims=1)
         return x_BCHW + self.mask(x_BCHW) * F.conv2d(x_BCHW, kernel, padding=1)
 
     def mask(self, x_BCHW: Tensor) -> Tensor:

@@ -162,13 +162,16 @@ class Rdn(nn.Module):
         """
         # Convolutions of small kernels and many channels are up to three times as fast channels last.
         shallow = self.head(image_B3HW.contiguous(memory_format=torch.channels_last))
-        deep, local = self.head2(shallow), []
+        deep = self.head2(shallow)
+        # The fusion of all blocks' outputs, summed as they come: their concatenation would be the largest tensor.
+        weights = self.fusion.weight.split_with_sizes([self.config.channels] * self.config.num_blocks, 1)
+        fused, bias = torch.zeros_like(deep), self.fusion.bias
         for i, block in enumerate(self.blocks, 1):
             deep = block(deep, scale, width)
             if self.config.adapt_every and i % self.config.adapt_every == 0:
                 deep = self.adaptions[i // self.config.adapt_every - 1](deep, scale)
-            local.append(deep)
-        return shallow + self.tail(self.fusion(torch.cat(local, dim=1)))
+            fused = fused + F.conv2d(deep, weights[i - 1], bias if i == 1 else None)
+        return shallow + self.tail(fused)
 
     def macs(self, lr_size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image of h x w."""

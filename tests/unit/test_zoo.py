@@ -95,12 +95,15 @@ def test_extracted_subnets_answer_alike(name: str, columns: str) -> None:
     assert sizes[0] < sizes[-1]
 
 
+@pytest.mark.parametrize("autocast", [False, True])
 @pytest.mark.parametrize("name", MODELS)
-def test_every_weight_is_trained(name: str) -> None:
+def test_every_weight_is_trained(name: str, autocast: bool) -> None:
     model, lr = tiny(name).train(), torch.rand(2, 3, 8, 8)
     coord = torch.rand(2, 30, 2) * 2 - 1
-    model(lr, factor(model), subnet="full", coord=coord).square().sum().backward()
-    assert [key for key, p in model.named_parameters() if p.grad is None] == []
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        rgb = model(lr, factor(model), subnet="full", coord=coord)
+    rgb.float().square().sum().backward()
+    assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
 def test_overrides_and_their_errors() -> None:
