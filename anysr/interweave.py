@@ -91,10 +91,15 @@ def gated_conv3x3(conv: SlimConv2d, gate: Interweave | None, x_BCHW: Tensor, sca
     pooled = (tap_sums(x_BCHW).flatten(1) @ weight.flatten(1).float().t()) / x_BCHW[0, 0].numel()
     gate_BK1 = gate((pooled + bias).to(weight.dtype), scale)[..., 0]
     gated = [
-        F.conv2d(x[None], weight * a[..., None, None], bias * a[:, 0], padding=1)
-        for x, a in zip(x_BCHW, gate_BK1, strict=True)
+        F.conv2d(x, weight * a[..., None, None], bias * a[:, 0], padding=1)
+        for x, a in zip(one_by_one(x_BCHW), gate_BK1, strict=True)
     ]
     return gated[0] if len(gated) == 1 else torch.cat(gated)
+
+
+def one_by_one(x_BCHW: Tensor) -> list[Tensor]:
+    """Each image as a batch of one; unlike ``x[i][None]`` it stays channels last."""
+    return x_BCHW.split_with_sizes([1] * len(x_BCHW))
 
 
 def tap_sums(x_BCHW: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from anysr.encoders.adaption import ScaleAdaption, make_adaptions
 from anysr.geometry import Pair
-from anysr.interweave import Interweave, InterweaveConfig
+from anysr.interweave import Interweave, InterweaveConfig, one_by_one
 from anysr.slimmable import SegmentConv2d, SlimConv2d
 
 
@@ -126,8 +126,9 @@ class DenseBlock(nn.Module):
             return self.fusion(torch.cat([dense_BCHW[:, :first], last * gate], dim=1), sizes)
         weight = self.fusion.narrow_weight(sizes, None)
         gates_BC11 = torch.cat([gate.new_ones(len(gate), first, 1, 1), gate], dim=1)
-        fused = [F.conv2d(x[None], weight * a, self.fusion.bias) for x, a in zip(dense_BCHW, gates_BC11, strict=True)]
-        return torch.cat(fused)
+        images = zip(one_by_one(dense_BCHW), gates_BC11, strict=True)
+        fused = [F.conv2d(x, weight * a, self.fusion.bias) for x, a in images]
+        return fused[0] if len(fused) == 1 else torch.cat(fused)
 
     def _own_gate(self, last_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
         assert self.gate is not None
