@@ -45,7 +45,9 @@ def case(request: pytest.FixtureRequest) -> tuple[AnySR, dict[str, np.ndarray]]:
     name: str = request.param
     if not SHARED.is_dir():
         pytest.skip(f"no stored answers at {SHARED}")
-    released: dict[str, Tensor] = torch.load(SHARED / f"{name}.pth", weights_only=True, map_location="cpu")["model"]["sd"]
+    released: dict[str, Tensor] = torch.load(SHARED / f"{name}.pth", weights_only=True, map_location="cpu")["model"][
+        "sd"
+    ]
     model = AnySR(CASES[name])
     model.load_state_dict({renamed(k): v for k, v in released.items() if "_mean." not in k})
     if name.endswith("anysr"):  # its encoder, unlike LIIF's and SRNO's, applies the mean shift that the file holds
