@@ -78,13 +78,10 @@ class CornerLift:
         weight = weight.float()
         return CornerLift(weight @ self.feat, self.row @ weight.t() + bias, self.col @ weight.t())
 
-    def table(self, feat_Dhw: Tensor, strip: Strip) -> Tensor:
-        """Rows of K: 4 per LR pixel of the strip, one for each corner; then per image row; then per column."""
-        pixels = feat_Dhw[:, strip.first : strip.last].permute(1, 2, 0).reshape(-1, len(feat_Dhw))
-        weight = self.feat.flatten(0, 1).to(pixels.dtype)
-        projected = FastLinear(weight, weight.new_zeros(len(weight)))(pixels).view(-1, self.col.shape[1])
-        rows, cols = self.row[strip.top : strip.bottom], self.col
-        return torch.cat([projected, rows.to(pixels.dtype), cols.to(pixels.dtype)])
+    def projection(self, dtype: torch.dtype) -> FastLinear:
+        """The features' share, all corners at once: D to 4 K."""
+        weight = self.feat.flatten(0, 1).to(dtype)
+        return FastLinear(weight, weight.new_zeros(len(weight)))
 
 
 class LiftedBlock:
@@ -104,6 +101,7 @@ class LiftedBlocks:
 
     def __init__(self, grid: CornerGrid, feat_Dhw: Tensor, lifts: list[CornerLift]) -> None:
         self.grid, self.feat_Dhw, self.lifts = grid, feat_Dhw, lifts
+        self._projections = [lift.projection(feat_Dhw.dtype) for lift in lifts]
         self._at: tuple[Strip, list[Tensor]] | None = None
 
     def __iter__(self) -> Iterator[LiftedBlock]:
@@ -114,7 +112,14 @@ class LiftedBlocks:
                 yield LiftedBlock(self, strip, rows, cols)
 
     def tables(self, strip: Strip) -> list[Tensor]:
-        """The lifts' tables for a strip, made when first needed."""
+        """For each lift rows of K: 4 per LR pixel of the strip (corners), one per image row, one per column."""
         if self._at is None or self._at[0] != strip:
-            self._at = strip, [lift.table(self.feat_Dhw, strip) for lift in self.lifts]
+            feat = self.feat_Dhw[:, strip.first : strip.last].permute(1, 2, 0).reshape(-1, len(self.feat_Dhw))
+            parts = zip(self.lifts, self._projections, strict=True)
+            self._at = strip, [_table(lift, project(feat), strip) for lift, project in parts]
         return self._at[1]
+
+
+def _table(lift: CornerLift, projected: Tensor, strip: Strip) -> Tensor:
+    rows, cols = lift.row[strip.top : strip.bottom].to(projected.dtype), lift.col.to(projected.dtype)
+    return torch.cat([projected.view(-1, cols.shape[1]), rows, cols])
