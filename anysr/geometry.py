@@ -58,6 +58,10 @@ class GridQueries:
         coord = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
         return PointQueries(coord.view(1, -1, 2).expand(batch, -1, -1), self.cell, self.scale)
 
+    def as_image(self, answers_BQC: Tensor) -> Tensor:
+        """(B, C, H, W) from the answers to :meth:`as_points`."""
+        return answers_BQC.transpose(1, 2).reshape(len(answers_BQC), -1, *self.size)
+
 
 @dataclass(frozen=True)
 class PointQueries:

@@ -97,7 +97,7 @@ def gated_conv3x3(conv: SlimConv2d, gate: Interweave | None, x_BCHW: Tensor, sca
     return gated[0] if len(gated) == 1 else torch.cat(gated)
 
 
-def one_by_one(x_BCHW: Tensor) -> list[Tensor]:
+def one_by_one(x_BCHW: Tensor) -> tuple[Tensor, ...]:
     """Each image as a batch of one; unlike ``x[i][None]`` it stays channels last."""
     return x_BCHW.split_with_sizes([1] * len(x_BCHW))
 

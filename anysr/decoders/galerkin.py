@@ -1,4 +1,4 @@
-"""Galerkin attention as SRNO uses it (2303.02584, equations 8 to 11), split where blocks can meet.
+"""Galerkin attention as SRNO uses it (2303.02584), split where blocks can meet.
 
 Per head, softmax-free: out = q (k^T v) / n with k and v normalised over the head's channels, n the
 number of queries. ``Moments`` are the sums over queries; ``Mix`` is the whole layer once they are
@@ -25,13 +25,13 @@ class Moments:
     """Sums over queries of normalised keys and values, before the norms' own weight and bias.
 
     Attributes:
-        product_BNcc: sum of k^T v for each of N heads of c channels, float32.
-        sums_B2Nc: sums of the N keys, then of the N values.
+        product: (B, N, c, c) sum of k^T v for each of N heads of c channels, float32.
+        sums: (B, 2N, c) sums of the N keys, then of the N values.
         count: number of queries.
     """
 
-    product_BNcc: Tensor
-    sums_B2Nc: Tensor
+    product: Tensor
+    sums: Tensor
     count: int
 
     @classmethod
@@ -42,8 +42,8 @@ class Moments:
         return cls(product, torch.zeros(batch, 2 * heads, head, device=device), 0)
 
     def __add__(self, other: Moments) -> Moments:
-        product = self.product_BNcc + other.product_BNcc
-        return Moments(product, self.sums_B2Nc + other.sums_B2Nc, self.count + other.count)
+        product = self.product + other.product
+        return Moments(product, self.sums + other.sums, self.count + other.count)
 
 
 class HeadNorm(nn.Module):
@@ -85,7 +85,7 @@ class Galerkin(nn.Module):
         centred = centred_BQ2K.float().view(batch, count, 2 * heads, head)
         deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) * (head - 1) ** -0.5
         normed = centred * (deviation + _EPS).reciprocal()
-        keys, values = normed.split(heads, dim=2)
+        keys, values = torch.split(normed, heads, dim=2)
         with torch.autocast(centred.device.type, enabled=False):
             product = torch.matmul(keys.permute(0, 2, 3, 1), values.transpose(1, 2))
         return Moments(product, normed.sum(1), count)
@@ -109,9 +109,9 @@ class Galerkin(nn.Module):
     def _normalised(self, moments: Moments, heads: int) -> Tensor:
         """(B, N, c, c): sum of k^T v with the norms' weights and biases, from the sums without them."""
         wk, bk, wv, bv = (t[:heads].float() for n in (self.kln, self.vln) for t in (n.weight, n.bias))
-        keys, values = moments.sums_B2Nc.split(heads, dim=1)
+        keys, values = torch.split(moments.sums, heads, dim=1)
         wk, bk = wk.transpose(1, 2), bk.transpose(1, 2)
-        with_weights = wk * moments.product_BNcc * wv + wk * keys[..., None] * bv + bk * values[..., None, :] * wv
+        with_weights = wk * moments.product * wv + wk * keys[..., None] * bv + bk * values[..., None, :] * wv
         return with_weights + moments.count * bk * bv
 
     def _qkv(self, width: int) -> tuple[Tensor, Tensor]:
@@ -121,24 +121,38 @@ class Galerkin(nn.Module):
         return weight.reshape(*shape, width), bias.view(shape)
 
 
+@dataclass(frozen=True)
 class Mix:
     """x + W2 GELU(W1 x + b1) + b2, with attention inside W1, which differs from image to image."""
 
-    def __init__(self, w1_BKK: Tensor, b1_BK: Tensor, w2_KK: Tensor, b2_K: Tensor) -> None:
-        self.w1_BKK, self.b1_BK, self.w2_KK, self.b2_K = w1_BKK, b1_BK, w2_KK, b2_K
+    w1: Tensor
+    b1: Tensor
+    w2: Tensor
+    b2: Tensor
 
-    def apply_differentiably(self, x_BQK: Tensor) -> Tensor:
+    def __call__(self, x_BQK: Tensor) -> Tensor:
         """(B, Q, K), with gradients, a whole batch at once."""
-        w1, b1 = self.w1_BKK.to(x_BQK.dtype), self.b1_BK.to(x_BQK.dtype)
+        w1, b1 = self.w1.to(x_BQK.dtype), self.b1.to(x_BQK.dtype)
         hidden = F.gelu(torch.baddbmm(b1[:, None], x_BQK, w1.transpose(1, 2)))
-        return x_BQK + F.linear(hidden, self.w2_KK, self.b2_K)
+        return x_BQK + F.linear(hidden, self.w2, self.b2)
 
-    def prepared(self, dtype: torch.dtype) -> Mix:
-        """The same for one image, ready for many blocks."""
-        self.first = FastLinear(self.w1_BKK[0].to(dtype), self.b1_BK[0].to(dtype), "gelu")
-        self.second = FastLinear(self.w2_KK.to(dtype), self.b2_K.to(dtype))
-        return self
+    def prepared(self, dtype: torch.dtype) -> PreparedMix:
+        """The same for the one image of a batch, ready for many blocks."""
+        return PreparedMix(self, dtype)
+
+
+class PreparedMix:
+    """:class:`Mix` of one image for inference."""
+
+    def __init__(self, mix: Mix, dtype: torch.dtype) -> None:
+        self.weight, self.bias = mix.w1[0], mix.b1[0]
+        self._first = FastLinear(self.weight.to(dtype), self.bias.to(dtype), "gelu")
+        self._second = FastLinear(mix.w2.to(dtype), mix.b2.to(dtype))
 
     def __call__(self, x_QK: Tensor) -> Tensor:
-        """(Q, K) of one image."""
-        return self.second(self.first(x_QK)).add_(x_QK)
+        """(Q, K)."""
+        return self.finish(x_QK, self._first(x_QK))
+
+    def finish(self, x_QK: Tensor, hidden_QK: Tensor) -> Tensor:
+        """What follows the GELU."""
+        return self._second(hidden_QK).add_(x_QK)

@@ -17,7 +17,7 @@ from torch import Tensor
 # The neighbours of a query, (y, x), in the order of LIIF's release.
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 # What one strip may project, in bytes: allocators hand back blocks of this size without the kernel's help.
-STRIP_BYTES = 8 * 2**20
+STRIP_BYTES = 24 * 2**20
 
 
 @dataclass(frozen=True)

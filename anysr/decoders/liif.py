@@ -90,7 +90,7 @@ class Liif(nn.Module):
             rgb = self._decode_points(feat_BDhw, queries, width)
         elif torch.is_grad_enabled():
             points = queries.as_points(feat_BDhw.shape[0], feat_BDhw.device)
-            rgb = self._decode_points(feat_BDhw, points, width).transpose(1, 2).unflatten(2, queries.size)
+            rgb = queries.as_image(self._decode_points(feat_BDhw, points, width))
         else:
             rgb = self._decode_grid(feat_BDhw, queries, width)
         return rgb if self.config.skip == "none" else rgb + bilinear(image_B3hw, queries)
@@ -136,18 +136,20 @@ class Liif(nn.Module):
         """Grid indices and relative coordinates depend on the row or the column alone."""
         batch, _, rows, cols = feat_BDhw.shape
         dtype = feat_BDhw.dtype
-        ys = axis_corners(pixel_centres(queries.size[0], feat_BDhw.device), rows)
-        xs = axis_corners(pixel_centres(queries.size[1], feat_BDhw.device), cols)
+        axes = [
+            axis_corners(pixel_centres(n, feat_BDhw.device), m) for n, m in zip(queries.size, (rows, cols), strict=True)
+        ]
+        places = _Places(axes[0], axes[1], cols)
         kernel, bias, rel_weight = (t.to(dtype) for t in self._kernel((rows, cols), queries.cell, width))
         tail = self._tail(width, dtype)
         rgb_B3HW = torch.empty(batch, 3, *queries.size, device=feat_BDhw.device)
         with torch.autocast(feat_BDhw.device.type, enabled=False):
-            for strip in strips(ys.index, strip_rows(cols * width * dtype.itemsize)):
+            for strip in strips(places.ys.index, strip_rows(cols * width * dtype.itemsize)):
                 for b in range(batch):
                     projected = conv3x3_rows(feat_BDhw[b].to(dtype), kernel, bias, strip)
                     table = torch.cat([projected, rel_weight])  # rel multiplies the last two rows
                     for r, c in blocks(strip, queries.size[1], block_pixels(table)):
-                        rgb_B3HW[b, :, r, c] = _decode_block(table, tail, strip.first, cols, ys, xs, r, c)
+                        rgb_B3HW[b, :, r, c] = _decode_block(table, tail, strip.first, places, r, c)
         return rgb_B3HW
 
     def _tail(self, width: int, dtype: torch.dtype) -> list[FastLinear]:
@@ -157,28 +159,35 @@ class Liif(nn.Module):
         return [FastLinear(w.to(dtype), b.to(dtype), "none" if i == last else "relu") for i, (w, b) in enumerate(parts)]
 
 
+@dataclass(frozen=True)
+class _Places:
+    """Where the pixels of a grid lie among ``cols`` features a row."""
+
+    ys: AxisCorners
+    xs: AxisCorners
+    cols: int
+
+    def lookup(
+        self, corner: tuple[int, int], first_row: int, rel_row: int, r: slice, c: slice
+    ) -> tuple[Tensor, Tensor]:
+        """(Q, 3) rows of a strip's table that make the first layer of a block, and their weights."""
+        cy, cx = corner
+        pixel = (self.ys.index[cy, r, None] - first_row) * self.cols + self.xs.index[cx, c]
+        rel_y, rel_x = self.ys.rel[cy, r, None].expand(pixel.shape), self.xs.rel[cx, c].expand(pixel.shape)
+        index = torch.stack([pixel, torch.full_like(pixel, rel_row), torch.full_like(pixel, rel_row + 1)], -1)
+        return index.view(-1, 3), torch.stack([torch.ones_like(rel_y), rel_y, rel_x], -1).view(-1, 3)
+
+
 def _decode_block(
-    table_NK: Tensor,
-    tail: list[FastLinear],
-    first_row: int,
-    cols: int,
-    ys: AxisCorners,
-    xs: AxisCorners,
-    r: slice,
-    c: slice,
+    table_NK: Tensor, tail: list[FastLinear], first_row: int, places: _Places, r: slice, c: slice
 ) -> Tensor:
     """(3, rows, columns) of one block: the four corners' answers, blended in float32."""
-    weights = ensemble_weights(ys.rel[:, r, None], xs.rel[:, None, c])
-    size, rel_row = weights.shape[2:], table_NK.shape[0] - 2
+    weights_22RC = ensemble_weights(places.ys.rel[:, r, None], places.xs.rel[:, None, c])
     rgb_Q3 = torch.zeros((), device=table_NK.device)
-    for cy, cx in CORNERS:
-        pixel = (ys.index[cy, r, None] - first_row) * cols + xs.index[cx, c]
-        index = torch.stack(
-            [pixel, pixel.new_tensor(rel_row).expand(size), pixel.new_tensor(rel_row + 1).expand(size)], -1
-        )
-        share = torch.stack([weights.new_ones(size), ys.rel[cy, r, None].expand(size), xs.rel[cx, c].expand(size)], -1)
-        hidden = torch.relu_(weighted_rows(table_NK, index.view(-1, 3), share.view(-1, 3)))
+    for corner in CORNERS:
+        index, share = places.lookup(corner, first_row, len(table_NK) - 2, r, c)
+        hidden = torch.relu_(weighted_rows(table_NK, index, share))
         for layer in tail:
             hidden = layer(hidden)
-        rgb_Q3 = rgb_Q3 + hidden.float() * weights[cy, cx].reshape(-1, 1)
-    return rgb_Q3.t().view(3, *size)
+        rgb_Q3 = rgb_Q3 + hidden.float() * weights_22RC[corner].reshape(-1, 1)
+    return rgb_Q3.t().view(3, *weights_22RC.shape[2:])

@@ -72,7 +72,7 @@ class MetaSr(nn.Module):
             return self._decode_points(feat_BDhw, queries, width)
         if torch.is_grad_enabled():
             points = queries.as_points(feat_BDhw.shape[0], feat_BDhw.device)
-            return self._decode_points(feat_BDhw, points, width).transpose(1, 2).unflatten(2, queries.size)
+            return queries.as_image(self._decode_points(feat_BDhw, points, width))
         return self._decode_grid(feat_BDhw, queries, width)
 
     def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:  # noqa: ARG002
@@ -138,10 +138,10 @@ class MetaSr(nn.Module):
         times = size[0] // rows, size[1] // cols
         rel = torch.cartesian_prod(*(torch.arange(t, device=weight.device) / t for t in times))
         hidden_PJ = torch.relu(F.linear(rel, weight, bias)).to(feat_BDhw.dtype)
-        kernel = self._kernel(hidden_PJ.shape[1]).flatten(1).unflatten(0, (3, -1))
+        kernel = self._kernel(hidden_PJ.shape[1]).view(3, -1, 9 * self.feat_channels)
         kernel = hidden_PJ @ kernel[:, :-1] + kernel[:, -1:]
         phases = F.conv2d(feat_BDhw, kernel.view(-1, self.feat_channels, 3, 3), padding=1).float()
-        return phases.unflatten(1, (3, *times)).permute(0, 1, 4, 2, 5, 3).reshape(-1, 3, *size)
+        return phases.view(-1, 3, *times, rows, cols).permute(0, 1, 4, 2, 5, 3).reshape(-1, 3, *size)
 
 
 def _is_periodic(index: Tensor, num_pixels: int) -> bool:

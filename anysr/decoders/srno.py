@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysr.decoders.galerkin import Galerkin, Mix, Moments
-from anysr.decoders.grid import CORNERS, Strip, block_pixels, blocks, strip_rows, strips, weighted_rows
+from anysr.decoders.corner_lift import CornerGrid, CornerLift, LiftedBlock, LiftedBlocks
+from anysr.decoders.galerkin import Galerkin, Moments, PreparedMix
+from anysr.decoders.grid import CORNERS
 from anysr.fast_linear import FastLinear
 from anysr.geometry import (
     GridQueries,
@@ -27,7 +28,6 @@ from anysr.geometry import (
     axis_corners,
     bilinear,
     ensemble_weights,
-    pixel_centres,
 )
 from anysr.slimmable import SlimConv2d, prefix
 
@@ -105,7 +105,7 @@ class Srno(nn.Module):
             rgb = self._decode_points(feat_BDhw, queries, width)
         elif torch.is_grad_enabled():
             points = queries.as_points(feat_BDhw.shape[0], feat_BDhw.device)
-            rgb = self._decode_points(feat_BDhw, points, width).transpose(1, 2).unflatten(2, queries.size)
+            rgb = queries.as_image(self._decode_points(feat_BDhw, points, width))
         else:
             rgb = torch.stack([self._decode_grid(feat_Dhw, queries, width) for feat_Dhw in feat_BDhw])
         return rgb + bilinear(image_B3hw, queries)
@@ -120,24 +120,24 @@ class Srno(nn.Module):
     def executed_macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds that this implementation spends on the same answer, hidden states kept."""
         block = 4 * width**2 + width * self.config.head_channels
+        # Keys, values and one of two layers of the first block are looked up; so is the first layer.
+        per_query = self.config.num_blocks * block - 3 * width**2 + 4 * 6 * width + width**2 + 3 * width
+        per_lr_pixel = 4 * 4 * self.feat_channels * width
         folding = self.config.num_blocks * (width**3 + width**2 * self.config.head_channels)
-        passes = self.config.num_blocks + 1
-        lift = lr_size[0] * lr_size[1] * 4 * self.feat_channels * width
-        per_query = self.config.num_blocks * block + passes * 6 * width + width**2 + 3 * width
-        return size[0] * size[1] * per_query + folding + passes * lift
+        return size[0] * size[1] * per_query + lr_size[0] * lr_size[1] * per_lr_pixel + folding
 
     def _lift_parts(self, lr_size: tuple[int, int], cell: Pair, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The first layer's columns: rel (K, 4, 2), features (K, 4, D), and the bias with the cell's share."""
+        """The first layer's columns: rel (K, 8), features (K, 4, D), and the bias with the cell's share."""
         weight, bias = prefix(self.conv00, self.conv00.in_channels, width)
-        rel, feat, cell_weight = weight.flatten(1).split([8, 4 * self.feat_channels, 2], dim=1)
+        rel, feat, cell_weight = torch.split(weight.flatten(1), [8, 4 * self.feat_channels, 2], dim=1)
         bias = bias + cell_weight @ weight.new_tensor((cell[0] * lr_size[0], cell[1] * lr_size[1]))
-        return rel.unflatten(1, (4, 2)), feat.unflatten(1, (4, self.feat_channels)), bias
+        return rel, feat.reshape(width, 4, self.feat_channels), bias
 
     def _decode_points(self, feat_BDhw: Tensor, queries: PointQueries, width: int) -> Tensor:
         x_BQK = self._lift_points(feat_BDhw, queries, width)
         for block in self.blocks:
             moments = block.moments(block.keys_values(x_BQK, width), width)
-            x_BQK = block.mix(moments, width).apply_differentiably(x_BQK)
+            x_BQK = block.mix(moments, width)(x_BQK)
         hidden = F.gelu(F.linear(x_BQK, *_flat(self.fc1, width)))
         return F.linear(hidden, *_flat(self.fc2, width)).float()
 
@@ -157,7 +157,7 @@ class Srno(nn.Module):
             columns.append(corner * weights_22BQ[cy, cx, ..., None])
         rel = [axis for cy, cx in CORNERS for axis in (ys.rel[cy], xs.rel[cx])]
         columns.append(torch.stack(rel, dim=-1).to(table.dtype))
-        weight = torch.cat([feat_weight.flatten(1), rel_weight.flatten(1)], dim=1)
+        weight = torch.cat([feat_weight.flatten(1), rel_weight], dim=1)
         return F.linear(torch.cat(columns, dim=-1), weight, bias)
 
     def _decode_grid(self, feat_Dhw: Tensor, queries: GridQueries, width: int) -> Tensor:
@@ -165,88 +165,66 @@ class Srno(nn.Module):
         dtype = feat_Dhw.dtype
         rgb_3HW = torch.empty(3, *queries.size, device=feat_Dhw.device)
         with torch.autocast(feat_Dhw.device.type, enabled=False):
-            source = _HiddenStates(
-                feat_Dhw.to(dtype), queries, self._lift_parts(feat_Dhw.shape[1:], queries.cell, width)
-            )
+            grid = CornerGrid.over(feat_Dhw, queries.size)
+            lift = CornerLift.on(grid, *self._lift_parts(grid.lr_size, queries.cell, width))
+            states = _HiddenStates(grid, feat_Dhw, lift)
             for block in self.blocks:
-                keys_values = FastLinear(*(t.to(dtype) for t in block.keys_values_weight(width)))
                 total = Moments.zero(1, width, self.config.head_channels, feat_Dhw.device)
-                for _, _, x_QK in source:
-                    total = total + block.moments(keys_values(x_QK)[None], width)
-                source.then(block.mix(total, width).prepared(dtype))
-            answer = [_fast(self.fc1, width, dtype, "gelu"), _fast(self.fc2, width, dtype, "none")]
-            for r, c, x_QK in source:
-                rgb = answer[1](answer[0](x_QK)).float().t()
-                rgb_3HW[:, r, c] = rgb.view(3, r.stop - r.start, c.stop - c.start)
+                for centred_Q2K in states.through(*block.keys_values_weight(width)):
+                    total = total + block.moments(centred_Q2K[None], width)
+                states.mixes.append(block.mix(total, width).prepared(dtype))
+            fc1, fc2 = _fast(self.fc1, width, dtype, "gelu"), _fast(self.fc2, width, dtype, "none")
+            for block_of, x_QK in states:
+                rgb_3HW[:, block_of.rows, block_of.cols] = _as_image(fc2(fc1(x_QK)), block_of)
         return rgb_3HW
 
 
 class _HiddenStates:
-    """The hidden states of every pixel, block by block, as many times as asked.
+    """The hidden states of every pixel, block by block, after the attention layers known so far.
 
-    What fits in ``KEPT_BYTES`` is kept from the previous pass; the rest is computed again.
+    What fits in ``KEPT_BYTES`` is kept from the previous pass; the rest is computed again. What is
+    linear in the first layer's input is looked up, not multiplied: the first keys and values, and
+    the first attention layer up to its GELU.
     """
 
-    def __init__(self, feat_Dhw: Tensor, queries: GridQueries, parts: tuple[Tensor, Tensor, Tensor]) -> None:
-        self.feat_Dhw, self.size = feat_Dhw, queries.size
-        _, rows, self.cols = feat_Dhw.shape
-        dtype, device = feat_Dhw.dtype, feat_Dhw.device
-        self.ys = axis_corners(pixel_centres(queries.size[0], device), rows)
-        self.xs = axis_corners(pixel_centres(queries.size[1], device), self.cols)
-        rel_K42, feat_K4D, bias = parts
-        rel_K222 = rel_K42.unflatten(1, (2, 2)).float()
-        self.by_row_HK = (self.ys.rel.t() @ rel_K222[..., 0].sum(2).t() + bias).to(dtype)
-        self.by_col_WK = (self.xs.rel.t() @ rel_K222[..., 1].sum(1).t()).to(dtype)
-        weight = feat_K4D.transpose(0, 1).reshape(-1, feat_Dhw.shape[0]).to(dtype)
-        self.project = FastLinear(weight, weight.new_zeros(weight.shape[0]))
-        self.mixes: list[Mix] = []
+    def __init__(self, grid: CornerGrid, feat_Dhw: Tensor, lift: CornerLift) -> None:
+        self.grid, self.feat_Dhw, self.lift = grid, feat_Dhw, lift
+        self.mixes: list[PreparedMix] = []
         self.kept: dict[tuple[int, int], Tensor] = {}
 
-    def then(self, mix: Mix) -> None:
-        """Append an attention layer to what the next passes compute."""
-        self.mixes.append(mix)
+    def through(self, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:
+        """A linear layer of the states, block by block."""
+        if not self.mixes:
+            for block in LiftedBlocks(self.grid, self.feat_Dhw, [self.lift.then(weight, bias)]):
+                yield block.lifted()[0]
+        else:
+            layer = FastLinear(weight.to(self.feat_Dhw.dtype), bias.to(self.feat_Dhw.dtype))
+            for _, x_QK in self:
+                yield layer(x_QK)
 
-    def __iter__(self) -> Iterator[tuple[slice, slice, Tensor]]:
-        """(rows, columns, states (Q, K)) of every block."""
-        width = self.by_col_WK.shape[1]
+    def __iter__(self) -> Iterator[tuple[LiftedBlock, Tensor]]:
+        """Every block with its states (Q, K)."""
         room = KEPT_BYTES
-        for strip in strips(self.ys.index, strip_rows(4 * self.cols * width * self.by_col_WK.itemsize)):
-            table: Tensor | None = None
-            for r, c in blocks(strip, self.size[1], block_pixels(self.feat_Dhw)):
-                x_QK = self.kept.pop((r.start, c.start), None)
-                if x_QK is not None:
-                    x_QK = self.mixes[-1](x_QK)
-                else:
-                    table = self._table(strip) if table is None else table
-                    x_QK = self._lift(table, strip, r, c)
-                    for mix in self.mixes:
-                        x_QK = mix(x_QK)
-                yield r, c, x_QK
-                room -= x_QK.nbytes
-                if self.mixes and room >= 0:
-                    self.kept[r.start, c.start] = x_QK
+        first, last = self.mixes[0], self.mixes[-1]
+        for block in LiftedBlocks(self.grid, self.feat_Dhw, [self.lift, self.lift.then(first.weight, first.bias)]):
+            key = block.rows.start, block.cols.start
+            kept_QK = self.kept.pop(key, None)
+            if kept_QK is not None:
+                x_QK = last(kept_QK)
+            else:
+                x_QK, hidden_QK = block.lifted()
+                x_QK = first.finish(x_QK, F.gelu(hidden_QK))
+                for mix in self.mixes[1:]:
+                    x_QK = mix(x_QK)
+            yield block, x_QK
+            room -= x_QK.nbytes
+            if room >= 0:
+                self.kept[key] = x_QK
 
-    def _table(self, strip: Strip) -> Tensor:
-        """Rows of K: 4 per LR pixel of the strip, one for each corner; one per image row; one per column."""
-        feat = self.feat_Dhw[:, strip.first : strip.last].flatten(1).t().contiguous()
-        projected = self.project(feat).view(-1, self.by_col_WK.shape[1])
-        return torch.cat([projected, self.by_row_HK[strip.top : strip.bottom], self.by_col_WK])
 
-    def _lift(self, table_NK: Tensor, strip: Strip, r: slice, c: slice) -> Tensor:
-        """(Q, K): the first layer's output, the weighted sum of six rows of the table."""
-        weights = ensemble_weights(self.ys.rel[:, r, None], self.xs.rel[:, None, c])
-        size = weights.shape[2:]
-        first_col = table_NK.shape[0] - self.size[1]
-        first_row = first_col - (strip.bottom - strip.top)
-        device = table_NK.device
-        index = [
-            ((self.ys.index[cy, r, None] - strip.first) * self.cols + self.xs.index[cx, c]) * 4 + i
-            for i, (cy, cx) in enumerate(CORNERS)
-        ]
-        index.append((first_row - strip.top + torch.arange(r.start, r.stop, device=device)[:, None]).expand(size))
-        index.append((first_col + torch.arange(c.start, c.stop, device=device)).expand(size))
-        shares = [*weights.flatten(0, 1), weights.new_ones(size), weights.new_ones(size)]
-        return weighted_rows(table_NK, torch.stack(index, -1).view(-1, 6), torch.stack(shares, -1).view(-1, 6))
+def _as_image(rgb_Q3: Tensor, block: LiftedBlock) -> Tensor:
+    rows, cols = block.rows, block.cols
+    return rgb_Q3.float().t().view(3, rows.stop - rows.start, cols.stop - cols.start)
 
 
 def _flat(layer: SlimConv2d, width: int) -> tuple[Tensor, Tensor]:
