@@ -104,13 +104,14 @@ def adapted(encoder: Encoder, part: int, x: Tensor, scale: Pair) -> Tensor:
 
 
 def adaption(module, x: Tensor, scale: Pair) -> Tensor:
-    """ArbSR (2004.03791): x + mask(x) * conv(x; sum of experts), for even sizes as published."""
-    conv1, norm1 = module.before[0], module.before[1]
-    m = F.avg_pool2d(torch.relu(norm(norm1, conv(conv1, x))), 2)
+    """ArbSR (2004.03791): x + mask(x) * conv(x; sum of experts); the mask of an even size, cut to ours."""
+    height, width = x.shape[-2:]
+    even = F.pad(x, (0, width % 2, 0, height % 2), mode="replicate")
+    m = F.avg_pool2d(torch.relu(norm(module.before[1], conv(module.before[0], even))), 2)
     m = torch.relu(norm(module.middle[1], conv(module.middle[0], m)))
     m = torch.relu(norm(module.middle[4], conv(module.middle[3], m)))
     m = F.interpolate(m, scale_factor=2, mode="bilinear", align_corners=False)
-    mask = torch.sigmoid(norm(module.after[1], conv(module.after[0], m)))
+    mask = torch.sigmoid(norm(module.after[1], conv(module.after[0], m)))[..., :height, :width]
     first, second = module.routing[0], module.routing[2]
     inverse = torch.tensor([[1 / scale[0], 1 / scale[1]]])
     hidden = torch.relu(F.linear(inverse, first.weight, first.bias))

@@ -61,6 +61,15 @@ def test_every_stored_answer_also_after_converting(name: str, tmp_path: Path) ->
     check_answers(converted, name)
 
 
+@pytest.mark.parametrize("name", ["edsr-baseline-liif", "edsr-baseline-srno", "edsr-baseline-metasr", "rdn-liif"])
+def test_stored_features(name: str) -> None:
+    model = anysr.load(SHARED / f"{name}.pth")
+    with np.load(SHARED / f"{name}.npz") as stored, torch.no_grad():
+        lr = torch.from_numpy(stored["lr"]).permute(2, 0, 1)[None] / 255
+        feat = model.encoder((lr - 0.5) / 0.5, (2.0, 2.0), 64)[0].numpy()
+        assert np.abs(feat - stored["feat"]).max() < 1e-4
+
+
 @pytest.mark.parametrize("name", ["edsr-baseline-srno-anysr", "rdn-srno-anysr"])
 def test_extracted_subnets_answer_as_the_release_does(name: str) -> None:
     model = anysr.load(SHARED / f"{name}.pth")
