@@ -17,13 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     convert = commands.add_parser("convert", help="write a released .pth checkpoint as a safe model file")
     convert.add_argument("source", metavar="IN", type=Path, help="checkpoint of LIIF, SRNO, AnySR, Meta-SR or ArbSR")
     convert.add_argument("target", metavar="OUT.safetensors", type=Path)
-    commands.add_parser("models", help="list the names that anysr.build knows")
     args = parser.parse_args(arguments)
     try:
-        if args.command == "convert":
-            _convert(args.source, args.target)
-        else:
-            print("\n".join(anysr.list_models()))
+        _convert(args.source, args.target)
     except (OSError, ValueError) as error:
         print(f"anysr: {error}", file=sys.stderr)
         return 2

@@ -60,7 +60,10 @@ def _load_own(path: str | os.PathLike[str]) -> AnySR:
             f"{path} is not an AnySR model file of format {_FORMAT} (found {metadata.get('anysr_format')!r}); "
             "write model files with anysr.save"
         )
-    model = AnySR(ModelConfig.from_dict(json.loads(metadata["anysr_config"])))
+    try:
+        model = AnySR(ModelConfig.from_dict(json.loads(metadata.get("anysr_config", ""))))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} does not describe a network that this version can build: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_fit(str(path), expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     model.load_state_dict({name: tensors[name].reshape(shape) for name, shape in expected.items()}, assign=True)

@@ -46,7 +46,10 @@ def load_released(path: str | os.PathLike[str]) -> AnySR:
         raise ValueError(
             f"{path} is not a checkpoint of {', '.join(FAMILIES)}; it holds {len(given)} tensors: {some}, …"
         )
-    config = config_from_shapes(family, shapes, spec)
+    try:
+        config = config_from_shapes(family, shapes, spec)
+    except ValueError as error:
+        raise ValueError(f"{path} ({family}) has impossible sizes: {error}") from error
     shifts = _shifts_applied(family, config)
     given = {name: tensor for name, tensor in given.items() if name in shifts or not _SHIFT.fullmatch(name)}
     with torch.device("meta"):

@@ -44,7 +44,7 @@ def config_from_shapes(family: str, shapes: Shapes, spec: Mapping[str, Any]) -> 
         spec: the file's own description; only what weights cannot tell is read, and only if it is there.
     """
     if family == "ArbSR":
-        encoder = _encoder({"encoder." + name: shape for name, shape in shapes.items()}, {})
+        encoder = _encoder({"encoder." + name: shape for name, shape in shapes.items()}, spec)
         decoder = _decoder(family, shapes)
         return ModelConfig(encoder, decoder, interweave=None, subnets=PLAIN_SUBNETS, colour=div2k_colour())
     encoder = _encoder(shapes, spec)
@@ -71,11 +71,13 @@ def _decoder(family: str, shapes: Shapes) -> DecoderConfig:
 
 def _encoder(shapes: Shapes, spec: Mapping[str, Any]) -> EncoderConfig:
     if any(".RDBs." in name for name in shapes):
+        num_blocks = max(1, _count(shapes, r"encoder\.RDBs\.(\d+)\."))
         return RdnConfig(
-            num_blocks=max(1, _count(shapes, r"encoder\.RDBs\.(\d+)\.")),
+            num_blocks=num_blocks,
             num_convs=max(4, _count(shapes, r"encoder\.RDBs\.\d+\.convs\.(\d+)\.")),
             growth=_size(shapes, "encoder.RDBs.0.convs.0.conv.0.weight", 0, 64),
             channels=_size(shapes, "encoder.SFENet1.weight", 0, 64),
+            adapt_every=_adapt_every(shapes, num_blocks),
         )
     channels = _size(shapes, "encoder.head.0.weight", 0, 64)
     if any(".conv_du." in name for name in shapes):

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 import anysr
+from anysr.checkpoints.names import released_name
 from anysr.cli import main
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "parity"
@@ -120,6 +123,56 @@ def test_a_trained_mean_shift_is_kept(tmp_path: Path) -> None:
         rgb = model.decoder(feat, given, anysr.geometry.GridQueries((18, 16)), 8)
         expected = torch.nn.functional.conv2d(rgb, weights["add_mean.weight"], weights["add_mean.bias"]) / 255
         assert (model(lr, 2) - expected).abs().max() < 1e-5
+
+
+# Ours written out as released: families and sizes of which no file is stored.
+WRITTEN = {
+    "edsr-srno": {"encoder": {"num_blocks": 3, "channels": 24}},
+    "edsr-liif": {"encoder": {"num_blocks": 1, "channels": 256}, "decoder": {"num_layers": 2}},
+    "edsr-arbsr": {"encoder": {"num_blocks": 4, "channels": 16, "adapt_every": 2}, "decoder": {"bottleneck": 2}},
+    "rcan-liif": {"encoder": {"num_groups": 2, "num_blocks": 3, "channels": 16, "reduction": 4}},
+    "rcan-metasr": {"encoder": {"num_groups": 1, "num_blocks": 1}, "decoder": {"hidden": 32}},
+    "rcan-arbsr": {"encoder": {"num_groups": 3, "num_blocks": 1, "channels": 32}},
+    "rdn-metasr": {"encoder": {"num_blocks": 2, "num_convs": 5, "growth": 12, "channels": 16}},
+    "rdn-a-srno": {"encoder": {"num_blocks": 1}, "decoder": {"hidden": 64, "head_channels": 8, "num_blocks": 3}},
+}
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_sizes_are_read_from_the_weights(name: str, tmp_path: Path) -> None:
+    model = anysr.build(name, **WRITTEN[name]).eval()
+    kinds = {"liif": "LIIF", "srno": "SRNO", "metasr": "Meta-SR", "arbsr": "ArbSR"}
+    family = kinds[model.config.decoder.kind]
+    weights = {released_name(key, family, model.config): tensor for key, tensor in model.state_dict().items()}
+    for key in ("weight_compress", "weight_expand"):
+        if family == "ArbSR":
+            weights[f"sa_upsample.{key}"] = weights[f"sa_upsample.{key}"][..., None, None]
+    if family == "ArbSR":
+        weights |= {f"{key}.weight": torch.eye(3)[..., None, None] for key in ("sub_mean", "add_mean")}
+        mean = 255 * torch.tensor(anysr.colour.DIV2K_MEAN)
+        weights |= {"sub_mean.bias": -mean, "add_mean.bias": mean}
+    spec = {"encoder_spec": {"args": {"res_scale": getattr(model.config.encoder, "residual_scale", 1)}}}
+    torch.save({"model": {"name": "any", "args": spec, "sd": weights}}, tmp_path / "net.pth")
+    again, lr = anysr.load(tmp_path / "net.pth"), torch.rand(1, 3, 7, 6)
+    assert (again.config.encoder, again.config.decoder) == (model.config.encoder, model.config.decoder)
+    with torch.no_grad():
+        assert (again(lr, 2.3) - model(lr, 2.3)).abs().max() < 1e-5
+
+
+def test_files_of_our_own_are_checked_too(tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    anysr.save(anysr.build("vdsr", decoder={"num_layers": 2, "hidden": 4}), path)
+    with safe_open(path, framework="pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(tensors, path, {**metadata, "anysr_config": '{"decoder": {"kind": "vdsr"}, "depth": 3}'})
+    assert "unknown 'depth'" in refusal(path)
+    save_file(tensors, path, {"anysr_format": "1"})
+    assert "does not describe a network" in refusal(path)
+    del tensors["decoder.layers.0.bias"]
+    save_file(tensors, path, metadata)
+    assert "missing: decoder.layers.0.bias (4,)" in refusal(path)
+    path.write_bytes(path.read_bytes()[:200])
+    assert "cut short" in refusal(path)
 
 
 def refusal(path: Path) -> str:
