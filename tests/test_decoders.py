@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
-
-sys.path.insert(0, str(Path(__file__).parent))
-import textbook
 
 import anysr.decoders.grid as grid_module
 from anysr import AnySR, EdsrConfig, InterweaveConfig, LiifConfig, MetaSrConfig, ModelConfig, SrnoConfig, SubnetConfig
@@ -19,6 +15,7 @@ from anysr.decoders import DECODERS, Decoder, DecoderConfig, Srno
 from anysr.geometry import GridQueries, PointQueries
 from anysr.interweave import tap_sums
 from anysr.slimmable import copy_prefixes
+from tests import textbook
 
 FEAT = 6
 CONFIGS: dict[str, DecoderConfig] = {
