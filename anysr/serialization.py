@@ -15,14 +15,15 @@ from anysr.checkpoints.fit import check_fit
 from anysr.config import ModelConfig
 from anysr.model import AnySR
 
-_FORMAT = "1"
+_KEY, _FORMAT = "anysr", 1
 
 
 def save(model: AnySR, path: str | os.PathLike[str]) -> None:
     """Write weights and configuration to ``path``, which appears complete or not at all."""
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    metadata = {"anysr_format": _FORMAT, "anysr_config": json.dumps(model.config.to_dict())}
+    # One key: the format does not keep the order of several, and equal networks are to be equal files.
+    metadata = {_KEY: json.dumps({"format": _FORMAT, "config": model.config.to_dict()})}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
@@ -55,15 +56,18 @@ def _load_own(path: str | os.PathLike[str]) -> AnySR:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}); it may be cut short") from error
-    if metadata.get("anysr_format") != _FORMAT:
-        raise ValueError(
-            f"{path} is not an AnySR model file of format {_FORMAT} (found {metadata.get('anysr_format')!r}); "
-            "write model files with anysr.save"
-        )
     try:
-        model = AnySR(ModelConfig.from_dict(json.loads(metadata.get("anysr_config", ""))))
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} does not describe a network that this version can build: {error}") from error
+        description = json.loads(metadata.get(_KEY, "{}"))
+        if description.get("format") != _FORMAT:
+            raise ValueError(
+                f"{path} is not an AnySR model file of format {_FORMAT} (found {description.get('format')!r}); "
+                "write model files with anysr.save"
+            )
+        model = AnySR(ModelConfig.from_dict(description["config"]))
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(
+            f"{path} does not describe a network ({error!r}); write model files with anysr.save"
+        ) from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_fit(str(path), expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     model.load_state_dict({name: tensors[name].reshape(shape) for name, shape in expected.items()}, assign=True)

@@ -81,7 +81,7 @@ class ArbSr(nn.Module):
                 nn.init.kaiming_uniform_(expert, a=5**0.5)
         self.tail = SlimConv2d(feat_channels, 3, 3)
 
-    def forward(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: Queries, width: int) -> Tensor:  # noqa: ARG002
+    def forward(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: Queries, width: int) -> Tensor:
         """RGB in the network's colour range, float32: (B, 3, H, W) for a grid, (B, Q, 3) for points.
 
         Args:
@@ -97,7 +97,7 @@ class ArbSr(nn.Module):
             return self._decode_grid(table_BChw, mixed, queries.size, scale)
         return self._decode_points(table_BChw, mixed, queries, scale)
 
-    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:  # noqa: ARG002
+    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image as published: routing, mixing and filters on every pixel."""
         routing = _BODY * (4 + _BODY + NUM_EXPERTS + 2)
         filters = 2 * self.feat_channels * width
@@ -224,5 +224,5 @@ def _places(ys: Tensor, xs: Tensor, shift_2: Tensor, lr_size: tuple[int, ...]) -
 
 
 def _broadcast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    first, second = torch.broadcast_tensors(a, b)  # type: ignore[no-untyped-call]
-    return first, second
+    shape = (a + b).shape
+    return a.expand(shape), b.expand(shape)

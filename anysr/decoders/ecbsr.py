@@ -55,7 +55,7 @@ class EcbsrConfig:
         """One: there is nothing to narrow."""
         return 1
 
-    def narrowed(self, width: int) -> EcbsrConfig:  # noqa: ARG002
+    def narrowed(self, width: int) -> EcbsrConfig:
         """Itself."""
         return self
 
@@ -122,7 +122,7 @@ class Ecbsr(nn.Module):
         )
         self.activations = nn.ModuleList(nn.PReLU(b) for _, b in pairs[:-1])
 
-    def forward(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: Queries, width: int) -> Tensor:  # noqa: ARG002
+    def forward(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: Queries, width: int) -> Tensor:
         """RGB in the network's colour range: (B, 3, H, W) for a grid, (B, Q, 3) for points.
 
         Points are answered by the pixel that they lie in, from the whole image.
@@ -150,7 +150,7 @@ class Ecbsr(nn.Module):
         plain.activations = self.activations
         return plain.train(self.training)
 
-    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:  # noqa: ARG002
+    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image, collapsed, as its paper counts."""
         check_factor(lr_size, size, self.config.factor)
         sizes = self.config.sizes

@@ -76,6 +76,9 @@ class Liif(nn.Module):
         sizes = [9 * feat_channels + 4] + [config.hidden] * config.num_layers
         layers = [SlimLinear(a, b) for a, b in zip(sizes, [*sizes[1:], 3], strict=True)]
         self.layers = cast(list[SlimLinear], nn.ModuleList(layers))
+        if config.skip != "none":  # start as the interpolation that the network corrects
+            nn.init.zeros_(layers[-1].weight)
+            nn.init.zeros_(layers[-1].bias)
 
     def forward(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: Queries, width: int) -> Tensor:
         """RGB in the normalised range: (B, 3, H, W) for a grid, (B, Q, 3) for points.
@@ -95,14 +98,14 @@ class Liif(nn.Module):
             rgb = self._decode_grid(feat_BDhw, queries, width)
         return rgb if self.config.skip == "none" else rgb + bilinear(image_B3hw, queries)
 
-    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:  # noqa: ARG002
+    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image, of the textbook form (the MLP on every query and corner)."""
         per_query = (9 * self.feat_channels + 4 + 3) * width + (self.config.num_layers - 1) * width**2
         return 4 * size[0] * size[1] * per_query
 
     def executed_macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
-        """Multiply-adds that this implementation spends on the same answer."""
-        per_query = (2 + 3) * width + (self.config.num_layers - 1) * width**2
+        """Multiply-adds that this implementation spends on the same grid; element-wise work is not counted."""
+        per_query = 3 * width + (self.config.num_layers - 1) * width**2
         return 4 * size[0] * size[1] * per_query + lr_size[0] * lr_size[1] * 9 * self.feat_channels * width
 
     def _kernel(self, lr_size: tuple[int, int], cell: Pair, width: int) -> tuple[Tensor, Tensor, Tensor]:

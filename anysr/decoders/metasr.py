@@ -59,7 +59,7 @@ class MetaSr(nn.Module):
         layers = [SlimLinear(3, config.hidden), SlimLinear(config.hidden, 9 * feat_channels * 3)]
         self.layers = cast(list[SlimLinear], nn.ModuleList(layers))
 
-    def forward(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: Queries, width: int) -> Tensor:  # noqa: ARG002
+    def forward(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: Queries, width: int) -> Tensor:
         """RGB in the normalised range: (B, 3, H, W) for a grid, (B, Q, 3) for points.
 
         Args:
@@ -75,7 +75,7 @@ class MetaSr(nn.Module):
             return queries.as_image(self._decode_points(feat_BDhw, points, width))
         return self._decode_grid(feat_BDhw, queries, width)
 
-    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:  # noqa: ARG002
+    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image, of the textbook form (a filter for every pixel)."""
         filters = 9 * self.feat_channels * 3
         return size[0] * size[1] * (3 * width + filters * width + filters)

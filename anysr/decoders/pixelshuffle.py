@@ -38,7 +38,7 @@ class PixelShuffleConfig:
         """One: there is nothing to narrow."""
         return 1
 
-    def narrowed(self, width: int) -> PixelShuffleConfig:  # noqa: ARG002
+    def narrowed(self, width: int) -> PixelShuffleConfig:
         """Itself."""
         return self
 
@@ -58,7 +58,7 @@ class PixelShuffle(nn.Module):
         self.stages = nn.ModuleList(SlimConv2d(feat_channels, feat_channels * s * s, 3) for s in config.stages)
         self.tail = SlimConv2d(feat_channels, 3, 3)
 
-    def forward(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: Queries, width: int) -> Tensor:  # noqa: ARG002
+    def forward(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: Queries, width: int) -> Tensor:
         """RGB in the network's colour range: (B, 3, H, W) for a grid, (B, Q, 3) for points.
 
         Points are answered by the pixel that they lie in, from the whole image.
@@ -73,7 +73,7 @@ class PixelShuffle(nn.Module):
         rgb = in_strips(feat_BDhw, self._enlarge, self.config.factor, rows, halo=2).float()
         return pick_pixels(rgb, queries) if isinstance(queries, PointQueries) else rgb
 
-    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:  # noqa: ARG002
+    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image."""
         check_factor(lr_size, size, self.config.factor)
         pixels, total = lr_size[0] * lr_size[1], 0

@@ -110,7 +110,7 @@ class Srno(nn.Module):
             rgb = torch.stack([self._decode_grid(feat_Dhw, queries, width) for feat_Dhw in feat_BDhw])
         return rgb + bilinear(image_B3hw, queries)
 
-    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:  # noqa: ARG002
+    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image, of the textbook form."""
         head = self.config.head_channels
         block = 5 * width**2 + 2 * width * head

@@ -64,7 +64,7 @@ class Vdsr(nn.Module):
         layers = [SlimConv2d(a, b, 3) for a, b in itertools.pairwise(sizes)]
         self.layers = cast(list[SlimConv2d], nn.ModuleList(layers))
 
-    def forward(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: Queries, width: int) -> Tensor:  # noqa: ARG002
+    def forward(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: Queries, width: int) -> Tensor:
         """RGB in the network's colour range: (B, 3, H, W) for a grid, (B, Q, 3) for points.
 
         Points are answered by the pixel that they lie in, from the whole image.
@@ -77,7 +77,7 @@ class Vdsr(nn.Module):
         rgb = rgb.float()
         return pick_pixels(rgb, queries) if isinstance(queries, PointQueries) else rgb
 
-    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:  # noqa: ARG002
+    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image."""
         per_pixel = 2 * self.config.colours * width + (self.config.num_layers - 2) * width**2
         return size[0] * size[1] * 9 * per_pixel

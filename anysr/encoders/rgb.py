@@ -24,7 +24,7 @@ class RgbConfig:
         """One, so that every subnet has the same."""
         return 1
 
-    def narrowed(self, width: int) -> RgbConfig:  # noqa: ARG002
+    def narrowed(self, width: int) -> RgbConfig:
         """Itself."""
         return self
 
@@ -40,10 +40,10 @@ class Rgb(nn.Module):
             raise ValueError('encoder kind "rgb" has no features to interweave the scale with; set interweave to None')
         self.config = config
 
-    def forward(self, image_B3HW: Tensor, scale: Pair, width: int) -> Tensor:  # noqa: ARG002
+    def forward(self, image_B3HW: Tensor, scale: Pair, width: int) -> Tensor:
         """The image in the network's colour range, (B, 3, h, w)."""
         return image_B3HW
 
-    def macs(self, lr_size: tuple[int, int], width: int) -> int:  # noqa: ARG002
+    def macs(self, lr_size: tuple[int, int], width: int) -> int:
         """Nothing."""
         return 0

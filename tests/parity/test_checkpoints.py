@@ -164,10 +164,16 @@ def test_files_of_our_own_are_checked_too(tmp_path: Path) -> None:
     anysr.save(anysr.build("vdsr", decoder={"num_layers": 2, "hidden": 4}), path)
     with safe_open(path, framework="pt") as file:
         metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    save_file(tensors, path, {**metadata, "anysr_config": '{"decoder": {"kind": "vdsr"}, "depth": 3}'})
-    assert "unknown 'depth'" in refusal(path)
-    save_file(tensors, path, {"anysr_format": "1"})
-    assert "does not describe a network" in refusal(path)
+    for description, said in (
+        ('{"format": 1, "config": {"decoder": {"kind": "vdsr"}, "depth": 3}}', "unknown 'depth'"),
+        ('{"format": 1}', "does not describe a network"),
+        ("[1]", "does not describe a network"),
+        ("no", "does not describe a network"),
+        ('{"format": 2}', "not an AnySR model file of format 1"),
+    ):
+        save_file(tensors, path, {"anysr": description})
+        with pytest.raises(ValueError, match=said):
+            anysr.load(path)
     del tensors["decoder.layers.0.bias"]
     save_file(tensors, path, metadata)
     assert "missing: decoder.layers.0.bias (4,)" in refusal(path)

@@ -1,0 +1,35 @@
+# make train   train the default network on this machine (or at RAY_ADDRESS), from nothing
+# make test    run the tests, from nothing
+# ARGS         passed on: make train ARGS="train.steps=200 run.name=mine"
+
+VENV ?= .venv
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := $(VENV)/bin
+CONFIG ?= jobs/configs/photos.yaml
+
+.PHONY: train test check install clean schema
+
+train: install
+	@exec $(BIN)/python jobs/submit.py --config $(CONFIG) $(ARGS)
+
+test: install
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+schema: install
+	$(BIN)/python jobs/train.py --schema > jobs/configs/schema.json
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) runs mlflow.db

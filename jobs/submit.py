@@ -1,0 +1,45 @@
+"""Submit jobs/train.py to Ray and follow it: to the cluster at RAY_ADDRESS, else to one started here.
+
+A cluster started here listens on loopback only and is gone when this command ends, however it ends.
+
+Examples:
+    python jobs/submit.py --config jobs/configs/photos.yaml
+    RAY_ADDRESS=http://head:8265 python jobs/submit.py --config jobs/configs/photos.yaml run.storage=/shared/runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pipeline.config import load_config
+from pipeline.errors import run_command
+from pipeline.on_ray.cluster import LocalCluster
+from pipeline.on_ray.submit import exit_on_signals, follow_job
+
+
+def main() -> int:
+    """Check the configuration, then submit it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="overrides the configuration")
+    parser.add_argument("--config", type=Path, help="YAML file")
+    args = parser.parse_args()
+    config = load_config(args.config, args.overrides)
+    exit_on_signals()
+    if os.environ.get("RAY_ADDRESS"):
+        return follow_job(ROOT, args.config, "python", args.overrides, {})
+    overrides = [*args.overrides, f"run.storage={Path(config.run.storage).expanduser().resolve()}"]
+    if config.tracking.uri is None and not os.environ.get("MLFLOW_TRACKING_URI"):
+        overrides.append(f"tracking.uri=sqlite:///{Path.cwd()}/mlflow.db")
+    print("starting a local Ray cluster …", flush=True)
+    with LocalCluster() as cluster:
+        return follow_job(ROOT, args.config, sys.executable, overrides, cluster.environment)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,1 @@
+"""The training system: configuration, data, the training loop, tracking, and Ray as a thin layer."""

@@ -1,0 +1,282 @@
+"""The training configuration: typed, strict, written once to every checkpoint and MLflow run.
+
+A YAML file holds what differs from the defaults; ``key.sub=value`` overrides it on the command line.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+
+from anysr import ModelConfig
+from pipeline.errors import UserError, one_line
+from pipeline.network_kinds import is_of, network_classes, with_kinds, without_class
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class DataConfig(Section):
+    """Photos, and how training samples are cut from them."""
+
+    train: Path | None = None
+    """Folder of HR photos; null is the photos in the box."""
+    validation: Path | None = None
+    """Folder of HR photos never trained on; null is the photos in the box."""
+    on_error: Literal["fail", "skip"] = "fail"
+    """What a photo that cannot be used does: end the run, or be listed and left out."""
+    max_megapixels: float = Field(100, gt=0)
+    """Larger images are refused before they are decoded."""
+    lr_crop_px: int = Field(48, ge=4)
+    """Side of the LR crop; the HR crop is this times the scale."""
+    queries_per_crop: Count = 2304
+    """HR pixels of each crop that the loss is taken on."""
+    cache: Path | None = None
+    """Where decoded photos are kept; null is $ANYSR_CACHE, else the user's cache folder."""
+    loader_processes: int = Field(0, ge=0)
+    """Processes per worker that prepare batches ahead; 0 prepares them in line."""
+
+
+class SamplingConfig(Section):
+    """Which scale group a step trains, and how wide."""
+
+    group_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
+    """How often each group is drawn, relative to the others; null is equally often."""
+    full_width_probability: Fraction = 0.0
+    """How often a step trains the full network instead of the group's own subnet."""
+
+
+class TrainConfig(Section):
+    """Optimisation."""
+
+    steps: Count = 1000
+    batch_size: Count = 16
+    """Crops per step, over all workers and accumulation parts."""
+    accumulate: Count = 1
+    """Parts that each worker's share of the batch is split into."""
+    optimizer: Literal["adam", "adamw"] = "adam"
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    warmup_steps: int = Field(0, ge=0)
+    schedule: Literal["constant", "cosine", "multistep"] = "cosine"
+    final_fraction: Fraction = 0.01
+    """What the cosine schedule ends on, as a fraction of the learning rate."""
+    milestones: tuple[Fraction, ...] = (0.4, 0.8)
+    """Where the multi-step schedule multiplies by ``gamma``, as fractions of the run."""
+    gamma: float = Field(0.5, gt=0, le=1)
+    clip_norm: float | None = Field(None, gt=0)
+    """Largest gradient norm; null does not clip."""
+    ema_decay: float | None = Field(0.999, ge=0, lt=1)
+    """Decay of the weights' moving average, which is what is evaluated and shipped; null keeps none."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 runs forward and backward under autocast; weights stay float32."""
+    seed: int = Field(0, ge=0)
+    log_every: Count = 10
+    checkpoint_every: Count = 500
+
+
+class ValidationConfig(Section):
+    """Scores during and after training: own subnet, full network and bicubic at each scale."""
+
+    every: Count = 500
+    scales: tuple[Annotated[float, Field(ge=1)], ...] = (1.5, 2.0, 2.5, 3.0, 4.0)
+    crop_px: int | None = Field(None, ge=32)
+    """Score the photos' central squares of this side only; null scores whole photos."""
+    suite: str = Field("photos", pattern=r"^[\w.-]+$")
+    """Name of the validation photos in metric names."""
+
+
+class RunConfig(Section):
+    """Name and place of the run."""
+
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][\w.-]*$")
+    """A name that exists is resumed; null makes a new one."""
+    storage: str = "runs"
+    """Folder for checkpoints and results, reachable from every node."""
+    allow_changes: bool = False
+    """Resume although the configuration differs from the one the run started with."""
+
+
+class RayConfig(Section):
+    """Ray Train workers."""
+
+    num_workers: Count = 1
+    cpus_per_worker: Count = 1
+    use_gpu: bool = False
+    max_failures: int = Field(3, ge=-1)
+    """Restarts from the latest checkpoint after a worker died; -1 is without limit."""
+    keep_checkpoints: Count = 2
+    start_timeout_s: float = Field(180, gt=0)
+    """How long to wait for the workers' resources before giving up."""
+
+
+class TrackingConfig(Section):
+    """Where metrics, artifacts and the finished network go."""
+
+    backend: Literal["mlflow", "jsonl"] = "mlflow"
+    """jsonl writes metrics.jsonl into the run's folder and needs no MLflow."""
+    uri: str | None = None
+    """MLflow server; null is $MLFLOW_TRACKING_URI, else mlflow.db in the working folder."""
+    experiment: str = "anysr"
+    registered_model: str = "anysr"
+
+
+class TrainingConfig(Section):
+    """Everything a training run depends on."""
+
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    data: DataConfig = DataConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    train: TrainConfig = TrainConfig()
+    validation: ValidationConfig = ValidationConfig()
+    run: RunConfig = RunConfig()
+    ray: RayConfig = RayConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainingConfig:
+        groups, weights = self.model.subnets, self.sampling.group_weights
+        if weights is not None and len(weights) != len(groups):
+            raise ValueError(f"sampling.group_weights has {len(weights)} values for {len(groups)} scale groups")
+        share = self.ray.num_workers * self.train.accumulate
+        if self.train.batch_size % share:
+            raise ValueError(
+                f"train.batch_size {self.train.batch_size} does not divide among ray.num_workers x train.accumulate = "
+                f"{share}; choose a multiple of {share}"
+            )
+        smallest = round(self.data.lr_crop_px * groups[0].scales[0]) ** 2
+        if self.data.queries_per_crop > smallest:
+            raise ValueError(
+                f"data.queries_per_crop {self.data.queries_per_crop} is more than the {smallest} pixels of the "
+                "smallest HR crop; lower it or raise data.lr_crop_px"
+            )
+        return self
+
+    @property
+    def hr_crop_px(self) -> int:
+        """Side of the largest HR crop: the smallest photo that can be trained on."""
+        return round(self.data.lr_crop_px * self.model.subnets[-1].scales[1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        values: dict[str, Any] = self.model_dump(mode="json")
+        return values
+
+    def to_yaml(self) -> str:
+        """The whole configuration, ready for ``--config``."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+
+def load_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainingConfig:
+    """Read a YAML file (None is all defaults), apply ``key.sub=value`` overrides and validate.
+
+    Raises:
+        UserError: no such file, not YAML, an unknown key (the nearest valid one is named), a bad value.
+    """
+    values = {} if path is None else _read_yaml(path)
+    for override in overrides:
+        _apply(values, override)
+    return parse_config(values)
+
+
+def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
+    """Validate plain values; see :func:`load_config`."""
+    classes = network_classes(values)
+    try:
+        return TrainingConfig.model_validate(with_kinds(values))
+    except ValidationError as error:
+        faults = [fault for fault in error.errors() if is_of(classes, fault["loc"])]
+        raise UserError("; ".join(_explain(without_class(fault)) for fault in faults or error.errors())) from None
+
+
+def json_schema() -> dict[str, Any]:
+    """The configuration's JSON schema, for editors and other tools."""
+    return TypeAdapter(TrainingConfig).json_schema()
+
+
+def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ between two nested mappings, as ``key: old -> new``."""
+    changes: list[str] = []
+    for key in sorted({*before, *after}):
+        old, new = before.get(key), after.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            changes += changed_keys(old, new, f"{prefix}{key}.")
+        elif old != new:
+            changes.append(f"{prefix}{key}: {old} -> {new}")
+    return changes
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {one_line(error)}") from error
+    if not isinstance(values or {}, dict):
+        raise UserError(f"{path} must hold sections such as train: and data:, not a {type(values).__name__}")
+    return values or {}
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise UserError(f"an override is written key.sub=value, got {override!r}")
+    *parents, last = path.split(".")
+    node: Any = values
+    try:
+        for part in parents:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
+    except (TypeError, ValueError, IndexError, yaml.YAMLError) as error:
+        raise UserError(f"cannot apply the override {override!r}: {one_line(error)}") from error
+
+
+def _explain(fault: Any) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        allowed = _allowed_keys(fault["loc"][:-1])
+        close = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1, cutoff=0.4)
+        hint = f"did you mean {'.'.join([*where.split('.')[:-1], close[0]])!r}?" if close else ""
+        return f"unknown key {where!r}; {hint or 'allowed here: ' + ', '.join(sorted(allowed))}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    given = fault.get("input")
+    shown = f", got {given!r}" if isinstance(given, str | int | float | bool | None) and "got" not in message else ""
+    return f"{where}: {message}{shown}" if where else message
+
+
+def _allowed_keys(location: Sequence[str | int]) -> list[str]:
+    """Valid keys of the section at ``location``, read from the JSON schema."""
+    schema = json_schema()
+    nodes: list[dict[str, Any]] = [schema]
+    for part in location:
+        nodes = [child for node in nodes for child in _children(node, part, schema)] or nodes
+    return [key for node in nodes for key in node.get("properties", {})]
+
+
+def _children(node: dict[str, Any], part: str | int, schema: dict[str, Any]) -> list[dict[str, Any]]:
+    child = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
+    found = [] if child is None else [child, *child.get("anyOf", []), *child.get("allOf", [])]
+    return [_resolve(one, schema) for one in found]
+
+
+def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    reference = node.get("$ref")
+    return node if reference is None else schema["$defs"][reference.rsplit("/", 1)[-1]]
+
+
+def write_schema(path: Path) -> None:
+    """Write the JSON schema to a file."""
+    path.write_text(json.dumps(json_schema(), indent=2) + "\n")

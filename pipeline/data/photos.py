@@ -1,0 +1,76 @@
+"""Finding photos and decoding them to 8-bit RGB, whatever they were stored as."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.errors import UserError, one_line
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
+_IN_THE_BOX = Path(__file__).parent / "photos"
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def photo_folder(folder: Path | None, split: str) -> Path:
+    """The folder itself, or the photos in the box ("train" or "validation") for None."""
+    return _IN_THE_BOX / split if folder is None else folder.expanduser().resolve()
+
+
+def list_photos(folder: Path) -> list[Path]:
+    """Image files below a folder, in a fixed order.
+
+    Raises:
+        UserError: the folder is missing or holds no image.
+    """
+    if not folder.is_dir():
+        raise UserError(
+            f"no folder of photos at {folder}; set data.train / data.validation, or leave them out to use "
+            "the photos in the box"
+        )
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if not found:
+        raise UserError(f"{folder} holds no image; files ending in {', '.join(SUFFIXES)} are read")
+    return found
+
+
+def decode_rgb(path: Path, max_megapixels: float) -> Pixels:
+    """One photo as (H, W, 3) uint8, upright.
+
+    Grey, palette, CMYK and 16-bit images are converted; transparency is dropped.
+
+    Raises:
+        UserError: it is not an image, cut short, or larger than ``max_megapixels``.
+    """
+    try:
+        with Image.open(path) as image:
+            _check_size(path, image.size, max_megapixels)
+            upright = ImageOps.exif_transpose(image)
+            return np.asarray(_to_rgb(upright), dtype=np.uint8)
+    except Image.DecompressionBombError as error:
+        raise UserError(f"{path} is too large to decode ({one_line(error)}); shrink it") from None
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise UserError(
+            f"{path} is not a readable image ({one_line(error)}); replace it, or set data.on_error=skip"
+        ) from None
+
+
+def _check_size(path: Path, size: tuple[int, int], max_megapixels: float) -> None:
+    if size[0] * size[1] > max_megapixels * 1e6:
+        raise UserError(
+            f"{path} has {size[0]} x {size[1]} pixels, more than data.max_megapixels = {max_megapixels:g}; shrink it, "
+            "raise the limit, or set data.on_error=skip"
+        )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I") or image.mode == "F":
+        # Pillow's own conversion clips 16-bit grey at 255.
+        values = np.asarray(image).astype(np.float64)
+        top = 255.0 if image.mode == "F" and values.max(initial=0) <= 255 else 65535.0
+        return Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
+    return image.convert("RGB")

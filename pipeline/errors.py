@@ -1,0 +1,37 @@
+"""Errors that are the user's to mend: shown as one line, without a trace."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+
+class UserError(Exception):
+    """Says what is wrong, what was given, what is allowed and how to mend it."""
+
+
+class FatalError(UserError):
+    """The same on every worker and after every restart: training again from a checkpoint cannot mend it."""
+
+
+def run_command(main: Callable[[], int]) -> int:
+    """Run a command line's main function; errors become one line on stderr and exit code 2.
+
+    Set ANYSR_TRACEBACK=1 to see the whole trace.
+    """
+    if os.environ.get("ANYSR_TRACEBACK") == "1":
+        return main()
+    try:
+        return main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (UserError, ValueError, OSError) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        return 2
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

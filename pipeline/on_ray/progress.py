@@ -1,0 +1,57 @@
+"""Progress from worker 0 to the driver, which shows it: one line, one place, no log prefixes."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import ray
+
+from pipeline.train.context import Progress
+from pipeline.train.display import Display
+
+Event = Progress | str
+_POLL_S = 0.5
+
+
+@ray.remote(num_cpus=0)
+class Mailbox:
+    """Holds events until the driver takes them."""
+
+    def __init__(self) -> None:
+        self._events: list[Event] = []
+
+    def put(self, event: Event) -> None:
+        """Add an event."""
+        self._events.append(event)
+
+    def take(self) -> list[Event]:
+        """All events since the last call."""
+        events, self._events = self._events, []
+        return events
+
+
+@contextmanager
+def shown_progress(total_steps: int) -> Iterator[Any]:
+    """A mailbox whose events are displayed here while the block runs."""
+    mailbox = Mailbox.remote()  # type: ignore[attr-defined]
+    done = threading.Event()
+    with Display(sys.stdout, total_steps) as display:
+        thread = threading.Thread(target=_show_all, args=(mailbox, display, done), name="progress", daemon=True)
+        thread.start()
+        try:
+            yield mailbox
+        finally:
+            done.set()
+            thread.join(timeout=10)
+
+
+def _show_all(mailbox: Any, display: Display, done: threading.Event) -> None:
+    last = False
+    while not last:
+        last = done.wait(_POLL_S)
+        for event in ray.get(mailbox.take.remote()):
+            display.show(event)

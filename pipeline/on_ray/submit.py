@@ -1,0 +1,73 @@
+"""``ray job submit``, followed to its end; a job that is no longer followed is stopped."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import FrameType
+
+_SENT = ("anysr", "pipeline", "jobs")
+# What a remote cluster's job needs to know of this shell; credentials belong to the cluster.
+_FORWARDED = ("MLFLOW_TRACKING_URI", "ANYSR_CACHE", "ANYSR_TRACEBACK")
+
+
+def follow_job(
+    root: Path, config: Path | None, python: str, arguments: Sequence[str], environment: Mapping[str, str]
+) -> int:
+    """Submit ``jobs/train.py`` with arguments, stream its log and return its exit code.
+
+    Args:
+        root: the repository, whose code is sent along.
+        config: a configuration file to send along and use.
+        python: the interpreter on the cluster.
+        arguments: passed to ``jobs/train.py``.
+        environment: what the client needs beside this process's own variables to reach a cluster
+            that ends with this process; empty for a remote one, where an unfollowed job is stopped.
+    """
+    with tempfile.TemporaryDirectory(prefix="anysr-job-") as stage:
+        for name in _SENT:
+            shutil.copytree(root / name, Path(stage) / name, ignore=shutil.ignore_patterns("__pycache__"))
+        if config is not None:
+            shutil.copyfile(config, Path(stage) / "config.yaml")
+            arguments = ["--config", "config.yaml", *arguments]
+        entrypoint = [python, "jobs/train.py", *arguments]
+        return _follow(stage, entrypoint, {**os.environ, **environment}, stop=not environment)
+
+
+def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, str], stop: bool) -> int:
+    job = f"anysr-{secrets.token_hex(4)}"
+    forwarded = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
+    runtime = {"env_vars": {"PYTHONUNBUFFERED": "1", **forwarded}}
+    command = [*_ray("submit"), "--submission-id", job, "--working-dir", working_dir]
+    command += ["--runtime-env-json", json.dumps(runtime), "--", *entrypoint]
+    finished = False
+    try:
+        code = subprocess.run(command, env=client, check=False).returncode
+        finished = True
+        return code
+    finally:
+        if not finished and stop:
+            subprocess.run([*_ray("stop"), job], env=client, check=False, capture_output=True, timeout=30)
+
+
+def exit_on_signals() -> None:
+    """Let SIGTERM and SIGHUP unwind like Ctrl-C, so that what was started is ended."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _exit)
+
+
+def _exit(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    raise SystemExit(128 + number)
+
+
+def _ray(verb: str) -> list[str]:
+    color = "auto" if sys.stdout.isatty() else "false"
+    return [str(Path(sys.executable).with_name("ray")), "job", verb, f"--log-color={color}"]

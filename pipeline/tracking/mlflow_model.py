@@ -1,0 +1,50 @@
+"""The finished network as an MLflow model: pyfunc from code, registered."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import warnings
+from pathlib import Path
+
+import mlflow
+import numpy as np
+from mlflow.models import ModelSignature
+from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
+
+import anysr
+
+_HERE = Path(__file__).parent
+_REQUIREMENTS = ("numpy", "safetensors", "torch")
+
+
+def register(model_file: Path, uri: str, run_id: str, name: str) -> str:
+    """Log a model file to a run and register it; returns its version.
+
+    The result needs neither this repository nor Ray: the library's code travels with it. MLflow
+    itself keeps the alias ``latest`` on the newest version and lets nobody set it.
+    """
+    mlflow.set_tracking_uri(uri)
+    # MLflow would like type hints in place of the signature that we give.
+    with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
+        warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
+        info = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(_HERE / "pyfunc_upscaler.py"),
+            artifacts={"model": str(model_file)},
+            code_paths=[str(Path(anysr.__file__).parent)],
+            signature=_signature(),
+            input_example=(np.zeros((1, 3, 8, 8), np.float32), {"scale": 2.0, "subnet": "auto"}),
+            pip_requirements=[f"{package}=={_version(package)}" for package in _REQUIREMENTS],
+        )
+    return str(mlflow.register_model(info.model_uri, name).version)
+
+
+def _signature() -> ModelSignature:
+    images = Schema([TensorSpec(np.dtype(np.float32), (-1, 3, -1, -1))])
+    params = ParamSchema([ParamSpec("scale", "double", 2.0), ParamSpec("subnet", "string", "auto")])
+    return ModelSignature(inputs=images, outputs=images, params=params)
+
+
+def _version(package: str) -> str:
+    # A local build tag (+cpu) names no version that can be installed.
+    return importlib.metadata.version(package).split("+")[0]

@@ -1,0 +1,165 @@
+"""One MLflow run per training run: created or found again by the driver, fed by worker 0."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# A dead server must cost seconds, not minutes; nothing is to call home.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Metric as MlflowMetric
+from mlflow.entities import Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from pipeline.config import TrainingConfig
+from pipeline.errors import UserError, one_line
+from pipeline.tracking.metric_log import Metric
+from pipeline.tracking.tracker import SinkSpec
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)
+
+_NAME_TAG, _STORAGE_TAG = "anysr.run", "anysr.storage"
+_MAX_PARAM_LENGTH = 500
+
+
+class MlflowSink:
+    """Writes metrics into an MLflow run."""
+
+    def __init__(self, uri: str, run_id: str) -> None:
+        self._client = MlflowClient(uri)
+        self._run_id = run_id
+
+    def last_steps(self) -> dict[str, int]:
+        names = self._client.get_run(self._run_id).data.metrics
+        histories = {name: self._client.get_metric_history(self._run_id, name) for name in names}
+        return {name: max(metric.step for metric in history) for name, history in histories.items()}
+
+    def write(self, metrics: list[Metric]) -> None:
+        rows = [MlflowMetric(m.name, m.value, m.timestamp_ms, m.step) for m in metrics]
+        self._client.log_batch(self._run_id, metrics=rows)
+
+
+class MlflowRun:
+    """The driver's hold on the run."""
+
+    def __init__(self, uri: str, config: TrainingConfig) -> None:
+        """Find the run of this name and storage, or create it.
+
+        Raises:
+            UserError: the server does not answer.
+        """
+        self.uri = uri
+        self._config = config
+        mlflow.set_tracking_uri(uri)
+        self._client = MlflowClient(uri)
+        try:
+            self.run_id = self._find_or_create()
+            self._client.update_run(self.run_id, "RUNNING")
+        except MlflowException as error:
+            raise UserError(
+                f"the MLflow server at {uri} does not answer ({one_line(error)[:200]}); start it, correct "
+                "tracking.uri / MLFLOW_TRACKING_URI, or set tracking.backend=jsonl"
+            ) from None
+        self.sink = SinkSpec(uri, self.run_id)
+
+    def _find_or_create(self) -> str:
+        experiment = self._experiment()
+        name = str(self._config.run.name)
+        tags = {_NAME_TAG: name, _STORAGE_TAG: self._config.run.storage}
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
+        found = self._client.search_runs([experiment], wanted, max_results=1)
+        if found:
+            return str(found[0].info.run_id)
+        run = self._client.create_run(experiment, run_name=name, tags=tags)
+        run_id = str(run.info.run_id)
+        params = [Param(key, value[:_MAX_PARAM_LENGTH]) for key, value in _flatten(self._config.to_dict())]
+        self._client.log_batch(run_id, params=params, tags=[RunTag("mlflow.note.content", _note(self._config))])
+        self._client.log_text(run_id, self._config.to_yaml(), "config.yaml")
+        return run_id
+
+    def _experiment(self) -> str:
+        name = self._config.tracking.experiment
+        existing = self._client.get_experiment_by_name(name)
+        if existing is not None:
+            return str(existing.experiment_id)
+        # A local database keeps artifacts beside itself; a server knows its own place for them.
+        database = local_database(self.uri)
+        location = None if database is None else (database.parent / "mlartifacts").as_uri()
+        try:
+            return str(self._client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            raced = self._client.get_experiment_by_name(name)
+            if raced is None:
+                raise
+            return str(raced.experiment_id)
+
+    def describe(self) -> str:
+        show = "" if local_database(self.uri) is None else f"; to look: mlflow ui --backend-store-uri {self.uri}"
+        return f"MLflow run {self.run_id} at {self.uri}{show}"
+
+    def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
+        from pipeline.tracking.mlflow_model import register
+
+        self._client.log_artifacts(self.run_id, str(checkpoint), "checkpoint")
+        for file in files:
+            self._client.log_artifact(self.run_id, str(file))
+        name = self._config.tracking.registered_model
+        version = register(model_file, self.uri, self.run_id, name)
+        return f"models:/{name}/{version}, alias models:/{name}@latest"
+
+    def end(self, status: str) -> None:
+        try:
+            self._client.set_terminated(self.run_id, status)
+        except MlflowException as error:
+            print(f"warning: could not mark the MLflow run as {status}: {one_line(error)[:200]}")
+
+    @contextmanager
+    def system_metrics(self) -> Iterator[None]:
+        """Record CPU, memory and GPU load while the block runs."""
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self.uri)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
+
+def tracking_uri(config: TrainingConfig, in_ray_job: bool) -> str:
+    """The server or database that the configuration and the environment name."""
+    named = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if named:
+        return named
+    folder = Path(config.run.storage) if in_ray_job else Path.cwd()
+    return f"sqlite:///{folder.resolve()}/mlflow.db"
+
+
+def local_database(uri: str) -> Path | None:
+    """The SQLite file behind a tracking URI, if it is one."""
+    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
+
+
+def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            rows += _flatten(value, f"{prefix}{key}.")
+        else:
+            rows.append((f"{prefix}{key}", str(value)))
+    return rows
+
+
+def _note(config: TrainingConfig) -> str:
+    groups = ", ".join(f"×{low:g}–{high:g}" for low, high in (group.scales for group in config.model.subnets))
+    return f"{config.model.encoder.kind} + {config.model.decoder.kind}, scale groups {groups}"

@@ -1,0 +1,88 @@
+"""The loop in this process, without Ray: one worker, on the GPU if there is one."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import nn
+
+from pipeline.config import TrainingConfig
+from pipeline.run import Fitted
+from pipeline.tracking.metric_log import MetricLog
+from pipeline.tracking.tracker import SinkSpec
+from pipeline.train.checkpoints import remove_old, write_checkpoint
+from pipeline.train.context import Progress
+from pipeline.train.display import Display
+from pipeline.train.loop import train
+
+
+class LocalContext:
+    """One worker; checkpoints are folders named by step. See ``WorkerContext``."""
+
+    rank = 0
+    world_size = 1
+
+    def __init__(self, checkpoints: Path, keep: int, display: Display) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._checkpoints, self._keep, self._display = checkpoints, keep, display
+        self._stop = False
+
+    def wrap(self, model: nn.Module) -> nn.Module:
+        return model
+
+    def gather(self, values: list[Any]) -> list[Any]:
+        return values
+
+    @contextmanager
+    def latest_checkpoint(self) -> Iterator[Path | None]:
+        found = sorted(self._checkpoints.glob("step_*"))
+        yield found[-1] if found else None
+
+    def save_checkpoint(self, write: Callable[[Path], None], step: int) -> None:
+        write_checkpoint(self._checkpoints / f"step_{step:09d}", write)
+        remove_old(self._checkpoints, self._keep)
+
+    def show(self, event: Progress | str) -> None:
+        self._display.show(event)
+
+    def should_stop(self) -> bool:
+        return self._stop
+
+    def request_stop(self, signal_number: int, frame: FrameType | None) -> None:
+        """First signal: save and stop after this step. Second: stop at once."""
+        if self._stop:
+            raise KeyboardInterrupt
+        self._stop = True
+        self._display.show("stopping: saving a checkpoint after this step (again to stop at once)")
+
+
+def fit_locally(config: TrainingConfig, sink: SinkSpec) -> Fitted:
+    """Train in this process; SIGINT and SIGTERM save a checkpoint first."""
+    torch.set_num_threads(config.ray.cpus_per_worker * config.ray.num_workers)
+    checkpoints = Path(config.run.storage) / str(config.run.name) / "checkpoints"
+    log = MetricLog(sink.open())
+    with Display(sys.stdout, config.train.steps) as display:
+        context = LocalContext(checkpoints, config.ray.keep_checkpoints, display)
+        with _stopping_on_signals(context):
+            outcome = train(config, context, log, sink.run_id)
+        log.close()
+        with context.latest_checkpoint() as folder:
+            assert folder is not None
+            return Fitted(outcome, folder)
+
+
+@contextmanager
+def _stopping_on_signals(context: LocalContext) -> Iterator[None]:
+    before = {number: signal.signal(number, context.request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

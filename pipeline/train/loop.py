@@ -1,0 +1,147 @@
+"""The training run as a story: restore, step, log, validate, save."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.config import TrainingConfig
+from pipeline.data.photo_map import PhotoMap, open_photo_map
+from pipeline.data.photos import photo_folder
+from pipeline.data.samples import Batch, StepBatches, batches_from
+from pipeline.evaluate import Score, metric_values, validate
+from pipeline.tracking.metric_log import MetricLog
+from pipeline.train.context import Progress, WorkerContext
+from pipeline.train.state import TrainState
+from pipeline.train.step import learning_rate_at, train_step
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        step: steps done.
+        finished: all of them; False when stopped on request.
+        scores: the last validation.
+    """
+
+    step: int
+    finished: bool
+    scores: list[Score]
+
+
+def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id: str | None) -> Outcome:
+    """Train to the last step, or until asked to stop; every worker runs this."""
+    train_photos, validation_photos = open_photos(config)
+    state = TrainState.fresh(config, context.device)
+    state.run_id = run_id
+    with context.latest_checkpoint() as folder:
+        if folder is not None:
+            log.restore(state.restore(folder, config))
+            context.show(f"resuming at step {state.step}")
+    model = context.wrap(state.model)
+    dataset = StepBatches(train_photos, config, context.rank, context.world_size)
+    meter = _Meter(config, context, log, state)
+    for batch in batches_from(dataset, range(state.step, config.train.steps), config.data.loader_processes):
+        loss = train_step(state, model, batch, config.train)
+        meter.step_done(loss, batch)
+        stopping = _stop_requested(state.step, config, context)
+        if _is_due(state.step, config.validation.every, config.train.steps) and not stopping:
+            _validate(state, validation_photos, config, context, log)
+            meter.restart()
+        if stopping or _is_due(state.step, config.train.checkpoint_every, config.train.steps):
+            state.loss_windows = context.gather([meter.loss_window()])
+            context.save_checkpoint(lambda folder: state.save(folder, config, log.pending()), state.step)
+            meter.restart()
+        if stopping:
+            break
+    log.flush()
+    scores = [Score(**score) for score in state.scores]
+    return Outcome(state.step, state.step == config.train.steps, scores)
+
+
+def open_photos(config: TrainingConfig) -> tuple[PhotoMap, PhotoMap]:
+    """The photos to train on and to validate on, decoded."""
+    data = config.data
+    smallest = config.validation.crop_px or round(4 * max(config.validation.scales))
+    return (
+        open_photo_map(photo_folder(data.train, "train"), data, config.hr_crop_px),
+        open_photo_map(photo_folder(data.validation, "validation"), data, smallest),
+    )
+
+
+def _is_due(step: int, every: int, last: int) -> bool:
+    return step % every == 0 or step == last
+
+
+def _stop_requested(step: int, config: TrainingConfig, context: WorkerContext) -> bool:
+    """Whether any worker was asked to stop; several workers agree on it only when they log."""
+    if context.world_size == 1:
+        return context.should_stop()
+    return step % config.train.log_every == 0 and any(context.gather([context.should_stop()]))
+
+
+def _validate(
+    state: TrainState, photos: PhotoMap, config: TrainingConfig, context: WorkerContext, log: MetricLog
+) -> None:
+    model = state.best_model.eval()
+    scores = validate(model, photos, config.validation, context)
+    state.scores = [vars(score) for score in scores]
+    log.add(state.step, metric_values(scores, config.validation.suite))
+    for score in scores:
+        context.show(f"  validation at step {state.step}: {score.line()}")
+
+
+class _Meter:
+    """Measures pace and logs every ``log_every`` steps."""
+
+    def __init__(self, config: TrainingConfig, context: WorkerContext, log: MetricLog, state: TrainState) -> None:
+        self._config, self._context, self._log, self._state = config, context, log, state
+        windows = state.loss_windows
+        mine = windows[context.rank] if len(windows) == context.world_size else []
+        self._losses = [torch.tensor(loss, device=context.device) for loss in mine]
+        self._last_step = state.step
+        self._since = time.perf_counter()
+        self._seconds = 0.0
+
+    def restart(self) -> None:
+        """Leave out the time spent beside training."""
+        self._since = time.perf_counter()
+
+    def loss_window(self) -> list[float]:
+        """This worker's losses since the last line, which a checkpoint carries along."""
+        return [float(loss) for loss in self._losses]
+
+    def step_done(self, loss: torch.Tensor, batch: Batch) -> None:
+        """Count a step; log it if it is due."""
+        step = self._state.step
+        now = time.perf_counter()
+        self._seconds += now - self._since
+        self._since = now
+        self._losses.append(loss)
+        train = self._config.train
+        if not _is_due(step, train.log_every, train.steps):
+            return
+        mean = self._mean_loss()
+        pace = (step - self._last_step) / max(self._seconds, 1e-9)
+        images_per_s = pace * train.batch_size
+        self._log.add(
+            step,
+            {
+                "train/loss": mean,
+                "train/learning_rate": learning_rate_at(step - 1, train),
+                "train/images_per_s": images_per_s,
+            },
+        )
+        subnet = "full" if batch.draw.full_width else f"subnet {batch.draw.group}"
+        eta = (train.steps - step) / pace
+        self._context.show(Progress(step, train.steps, mean, batch.draw.scale, subnet, images_per_s, eta))
+        self._last_step, self._seconds, self._losses = step, 0.0, []
+
+    def _mean_loss(self) -> float:
+        mine = float(torch.stack(self._losses).mean())
+        everyone = self._context.gather([mine])
+        return float(sum(everyone) / len(everyone))

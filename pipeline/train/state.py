@@ -1,0 +1,152 @@
+"""Everything a run needs to go on exactly where it was."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+import anysr
+from anysr import AnySR
+from pipeline.config import TrainConfig, TrainingConfig, changed_keys
+from pipeline.errors import FatalError
+
+MODEL_FILE = "model.safetensors"
+_STATE, _CONFIG = "state.pt", "config.yaml"
+
+
+@dataclass
+class TrainState:
+    """What training changes.
+
+    Attributes:
+        model: the weights being trained.
+        ema: their moving average, None without one.
+        optimizer: holds the learning rate of the last step, which the schedule sets from ``step``.
+        step: steps done; also the sampler's position, as batches are a function of it.
+        scores: results of the last validation.
+        loss_windows: each worker's losses since the last logged mean.
+        run_id: the MLflow run.
+    """
+
+    model: AnySR
+    ema: AveragedModel | None
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    scores: list[dict[str, Any]] = field(default_factory=list)
+    loss_windows: list[list[float]] = field(default_factory=list)
+    run_id: str | None = None
+
+    @classmethod
+    def fresh(cls, config: TrainingConfig, device: torch.device) -> TrainState:
+        """Newly initialised weights; the same for the same seed."""
+        torch.manual_seed(config.train.seed)
+        np.random.seed(config.train.seed % 2**32)
+        random.seed(config.train.seed)
+        model = anysr.build(config.model).to(device)
+        return cls(model, _moving_average(model, config.train.ema_decay), _optimizer(model, config.train))
+
+    @property
+    def best_model(self) -> AnySR:
+        """The network to evaluate and ship: the moving average where there is one."""
+        return self.model if self.ema is None else cast(AnySR, self.ema.module)
+
+    def save(self, folder: Path, config: TrainingConfig, pending_metrics: list[Any]) -> None:
+        """Write a checkpoint into an empty folder."""
+        values = {
+            "model": self.model.state_dict(),
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "scores": self.scores,
+            "loss_windows": self.loss_windows,
+            "run_id": self.run_id,
+            "rng": _rng_states(),
+            "pending_metrics": pending_metrics,
+            "config": config.to_dict(),
+        }
+        torch.save(values, folder / _STATE)
+        anysr.save(self.best_model, folder / MODEL_FILE)
+        (folder / _CONFIG).write_text(config.to_yaml())
+
+    def restore(self, folder: Path, config: TrainingConfig) -> list[Any]:
+        """Take over a checkpoint; returns the metrics that the tracker had not sent by then.
+
+        Raises:
+            FatalError: the checkpoint is damaged, or the configuration has changed since.
+        """
+        values = read_checkpoint(folder)
+        check_unchanged(values["config"], config)
+        self.model.load_state_dict(values["model"])
+        if self.ema is not None:
+            self.ema.load_state_dict(values["ema"])
+        self.optimizer.load_state_dict(values["optimizer"])
+        self.step, self.scores, self.run_id = values["step"], values["scores"], values["run_id"]
+        self.loss_windows = values["loss_windows"]
+        _restore_rng(values["rng"])
+        pending: list[Any] = values["pending_metrics"]
+        return pending
+
+
+def read_checkpoint(folder: Path) -> dict[str, Any]:
+    """A checkpoint's plain values and tensors, on the CPU; runs no code from the file."""
+    path = folder / _STATE
+    try:
+        values: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged file
+        raise FatalError(
+            f"the checkpoint {path} is damaged ({type(error).__name__}); remove its folder to resume from "
+            "the one before"
+        ) from error
+    return values
+
+
+def check_unchanged(before: dict[str, Any], config: TrainingConfig) -> None:
+    """Refuse to resume with another configuration, unless it says so.
+
+    Only what cannot change the weights may differ in silence: the run's place, Ray and tracking.
+    """
+    free = ("run", "ray", "tracking")
+    old, new = ({k: v for k, v in c.items() if k not in free} for c in (before, config.to_dict()))
+    changes = changed_keys(old, new)
+    if changes and not config.run.allow_changes:
+        raise FatalError(
+            f"the run {config.run.name!r} was started with another configuration ({'; '.join(changes)}); choose a new "
+            "run.name, or set run.allow_changes=true to go on with the new values"
+        )
+
+
+def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
+    return kind(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+
+
+def _moving_average(model: AnySR, decay: float | None) -> AveragedModel | None:
+    return None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+def _rng_states() -> dict[str, Any]:
+    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    version, internal, gauss_next = random.getstate()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
+        "python": [version, list(internal), gauss_next],
+    }
+
+
+def _restore_rng(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
+    name, keys, position, has_gauss, gauss = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, internal, gauss_next = states["python"]
+    random.setstate((version, tuple(internal), gauss_next))

@@ -1,0 +1,42 @@
+"""What several test modules share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decoded photos go to a folder of the test session, not to the user's."""
+    cache = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("ANYSR_CACHE", str(cache))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+
+
+SHARED = Path(os.environ.get("ANYSR_SHARED", ROOT.parent / "shared"))
+_ran_on_shared: list[str] = []
+
+
+@pytest.fixture
+def shared(request: pytest.FixtureRequest) -> Path:
+    """The folder of benchmark images and released checkpoints beside the checkout."""
+    if not SHARED.is_dir():
+        pytest.skip(f"no benchmark images and released checkpoints at {SHARED}")
+    _ran_on_shared.append(request.node.nodeid)
+    return SHARED
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """In CI, images that are there but that no test looked at mean that the tests lost them."""
+    if os.environ.get("CI") and SHARED.is_dir() and not _ran_on_shared and exitstatus == pytest.ExitCode.OK:
+        print(f"{SHARED} is present, but no test ran on it")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

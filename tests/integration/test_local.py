@@ -1,0 +1,157 @@
+"""jobs/train.py --local in processes of its own: resuming, stopping, and bad input."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from .helpers import JSONL, environment, local_command, series, train_local, wait_for, weights
+
+LONG = ("train.steps=120", "validation.every=60")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    storage = tmp_path_factory.mktemp("runs")
+    done = train_local(*LONG, JSONL, f"run.storage={storage}", "run.name=plain")
+    assert done.returncode == 0, done.stderr
+    return storage
+
+
+def test_the_same_seed_gives_the_same_run(undisturbed):
+    done = train_local(*LONG, JSONL, f"run.storage={undisturbed}", "run.name=again")
+    assert done.returncode == 0, done.stderr
+    assert series(undisturbed, "again") == series(undisturbed, "plain")
+    assert weights(undisturbed, "again") == weights(undisturbed, "plain")
+    for row in ("bicubic", "own subnet", "full network", "multiply-adds saved", "×1.5", "ETA"):
+        assert row in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_submitted_again_ends_with_the_same_weights(undisturbed, number):
+    name = f"stopped-{number.name}"
+    command = local_command(*LONG, JSONL, f"run.storage={undisturbed}", f"run.name={name}")
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    wait_for(lambda: len(series(undisturbed, name)) >= 5, 120, process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130), errors
+    assert not (undisturbed / name / "model.safetensors").exists()
+    done = train_local(*LONG, JSONL, f"run.storage={undisturbed}", f"run.name={name}")
+    assert done.returncode == 0, done.stderr
+    assert "resuming at step" in done.stdout
+    assert weights(undisturbed, name) == weights(undisturbed, "plain")
+    assert series(undisturbed, name) == series(undisturbed, "plain")
+    for metric in ("eval/photos_x2/psnr_y", "eval/photos_x4/psnr_y_full"):
+        assert series(undisturbed, name, metric) == series(undisturbed, "plain", metric)
+
+
+def test_a_finished_run_is_left_alone_and_a_changed_one_refused(undisturbed):
+    before = weights(undisturbed, "plain")
+    done = train_local(*LONG, JSONL, f"run.storage={undisturbed}", "run.name=plain")
+    assert done.returncode == 0
+    assert "is finished" in done.stdout
+    done = train_local(*LONG, JSONL, f"run.storage={undisturbed}", "run.name=plain", "train.learning_rate=0.1")
+    assert done.returncode == 2
+    assert "train.learning_rate: 0.001 -> 0.1" in one_line(done)
+    assert weights(undisturbed, "plain") == before
+
+
+def one_line(done: subprocess.CompletedProcess[str]) -> str:
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1, done.stderr
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        Image.fromarray(rng.integers(0, 256, (64, 80, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+def test_bad_input_is_one_line_and_a_non_zero_exit(tmp_path, photos):
+    truncated = (photos / "0.png").read_bytes()[:3000]
+    (photos / "cut.png").write_bytes(truncated)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").write_text("x")
+    (tmp_path / "file").write_text("x")
+    storage = f"run.storage={tmp_path / 'runs'}"
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        dead_server = f"tracking.uri=http://127.0.0.1:{closed.getsockname()[1]}"
+        cases = {
+            (storage, JSONL, f"data.train={tmp_path / 'absent'}"): "no folder of photos",
+            (storage, JSONL, f"data.train={tmp_path / 'texts'}"): "holds no image",
+            (storage, JSONL, f"data.train={photos}"): "cut.png",
+            (storage, JSONL, "data.lr_crop_px=400"): "smaller than the 1600 px",
+            (storage, JSONL, "train.lerning_rate=1"): "did you mean 'train.learning_rate'",
+            (storage, "tracking.uri=http://127.0.0.1:9"): "does not answer",
+            (storage, dead_server): "does not answer",
+            (f"run.storage={tmp_path / 'file'}/runs", JSONL): "cannot write to run.storage",
+        }
+        for overrides, message in cases.items():
+            done = train_local(*overrides)
+            assert done.returncode == 2, (overrides, done.stdout, done.stderr)
+            assert message in one_line(done), overrides
+
+
+def test_skipping_lists_what_was_skipped(tmp_path, photos):
+    (photos / "notes.png").write_text("not an image")
+    where = (f"data.train={photos}", f"data.validation={photos}", f"run.storage={tmp_path / 'runs'}", JSONL)
+    done = train_local(*where, "data.on_error=skip", "run.name=r")
+    assert done.returncode == 0, done.stderr
+    assert "photos: 2 to train, 2 to validate" in done.stdout
+    assert "skipped: " in done.stdout
+    assert "notes.png is not a readable image" in done.stdout
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(small)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small file system needs root")
+    try:
+        filler = small / "filler"
+        filler.write_bytes(bytes(9 * 2**20))
+        done = train_local(f"run.storage={small}", JSONL, "run.name=r")
+        assert done.returncode == 2
+        assert "MB free, but the checkpoints need" in one_line(done)
+        filler.unlink()
+        _fills_up_later(small)
+    finally:
+        subprocess.run(["umount", "-l", str(small)], check=True)
+
+
+def _fills_up_later(storage: Path) -> None:
+    overrides = (*LONG, JSONL, f"run.storage={storage}", "run.name=r")
+    command = local_command(*overrides)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    checkpoints = storage / "r" / "checkpoints"
+    wait_for(lambda: any(checkpoints.glob("step_*")), 120, process)
+    filler = (storage / "filler").open("wb", buffering=0)
+    with filler:
+        try:
+            while True:
+                filler.write(bytes(4096))
+        except OSError:
+            pass
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 2, errors
+    assert "cannot save the checkpoint" in errors
+    assert any(checkpoints.glob("step_*"))
+    (storage / "filler").unlink()
+    done = train_local(*overrides)
+    assert done.returncode == 0, done.stderr
+    assert "resuming at step" in done.stdout

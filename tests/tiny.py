@@ -1,0 +1,38 @@
+"""A training configuration that takes seconds."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from pipeline.config import TrainingConfig, load_config
+
+OVERRIDES = (
+    "model.encoder.num_blocks=2",
+    "model.encoder.channels=8",
+    "model.decoder.hidden=16",
+    "model.decoder.num_layers=2",
+    "model.decoder.skip=bilinear",
+    "model.interweave.interval=4",
+    "data.lr_crop_px=12",
+    "data.queries_per_crop=64",
+    "sampling.full_width_probability=0.3",
+    "train.steps=24",
+    "train.batch_size=4",
+    "train.learning_rate=1e-3",
+    "train.log_every=3",
+    "train.checkpoint_every=4",
+    "validation.every=12",
+    "validation.scales=[1.5, 2, 4]",
+    "validation.crop_px=48",
+)
+
+
+def tiny_config(*overrides: str) -> TrainingConfig:
+    return load_config(None, [*OVERRIDES, *overrides])
+
+
+def train_command(*overrides: str, local: bool = True) -> list[str]:
+    root = Path(__file__).resolve().parent.parent
+    flags = ["--local"] if local else []
+    return [sys.executable, str(root / "jobs" / "train.py"), *flags, *OVERRIDES, *overrides]

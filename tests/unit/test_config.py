@@ -1,0 +1,70 @@
+import jsonschema
+import pytest
+import yaml
+
+from pipeline.config import changed_keys, json_schema, load_config
+from pipeline.errors import UserError
+from tests.conftest import ROOT
+
+GROUPS = "model.subnets=[{scales: [1, 2], encoder_width: 0.5}, {scales: [%s, 4]}]"
+
+
+def test_a_file_and_overrides_are_read(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("train: {steps: 7, learning_rate: 1e-4}\ndata: {train: ~/photos}\n")
+    config = load_config(path, ["train.steps=9", "model.interweave=null"])
+    assert (config.train.steps, config.train.learning_rate, config.model.interweave) == (9, 1e-4, None)
+
+
+def test_the_resolved_configuration_reads_back_the_same():
+    config = load_config(ROOT / "jobs/configs/photos.yaml", [])
+    again = yaml.safe_load(config.to_yaml())
+    assert again == config.to_dict()
+    assert load_config(
+        None, [f"{key}={yaml.safe_dump(value, default_flow_style=True)}" for key, value in again.items()]
+    )
+    assert changed_keys(again, config.to_dict()) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.lerning_rate=1", "did you mean 'train.learning_rate'"),
+        ("trian.steps=1", "did you mean 'train'"),
+        ("model.encoder.num_block=3", "did you mean 'model.encoder.num_blocks'"),
+        ("model.encoder={kind: rdn, num_block: 3}", "did you mean 'model.encoder.num_blocks'"),
+        ("model.encoder.growth=3", "unknown key 'model.encoder.growth'"),
+        ("model.decoder.kind=liff", "model.decoder.kind must be one of liif, srno"),
+        ("model.subnets=[{scales: [1, 2], encodr_width: 1}]", "encoder_width"),
+        (GROUPS % "2.5", "leave a hole between 2.0 and 2.5"),
+        (GROUPS % "1.5", "overlap between 1.5 and 2.0"),
+        ("model.subnets=[{scales: [1, 2]}, {scales: [2, 4]}]", "widths must grow"),
+        ("train.steps=abc", "valid integer"),
+        ("train.batch_size=0", "greater than or equal to 1, got 0"),
+        ("ray.num_workers=3", "choose a multiple of 3"),
+        ("data.queries_per_crop=1000000", "smallest HR crop"),
+        ("sampling.group_weights=[1]", "1 values for 4 scale groups"),
+        ("run.name=a/b", "run.name"),
+        ("steps", "key.sub=value"),
+        ("train=3", "train"),
+    ],
+)
+def test_mistakes_are_refused_in_one_line(override, message):
+    with pytest.raises(UserError, match="(?s)" + message.replace("[", r"\[")) as caught:
+        load_config(None, [override])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "\x00"])
+def test_files_that_are_no_configuration_are_refused(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"c\.yaml"):
+        load_config(path, [])
+
+
+def test_the_schema_describes_the_shipped_configuration():
+    values = yaml.safe_load((ROOT / "jobs/configs/photos.yaml").read_text())
+    jsonschema.validate(values, json_schema())
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"train": {"lerning_rate": 1}}, json_schema())

@@ -1,0 +1,182 @@
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import anysr
+from anysr import EdsrConfig, InterweaveConfig, LiifConfig, ModelConfig, SubnetConfig
+
+GROUPS = (
+    SubnetConfig((1.0, 1.75), 0.5, 0.5),
+    SubnetConfig((1.75, 2.55), 0.7, 0.75),
+    SubnetConfig((2.55, 4.0)),
+)
+
+
+def small_model(**changes) -> anysr.AnySR:
+    torch.manual_seed(0)
+    values = {
+        "encoder": EdsrConfig(num_blocks=2, channels=20, residual_scale=0.5),
+        "decoder": LiifConfig(hidden=24, num_layers=3),
+        "interweave": InterweaveConfig(interval=6),
+        "subnets": GROUPS,
+    }
+    return anysr.build(ModelConfig(**{**values, **changes})).eval()
+
+
+@pytest.mark.parametrize("lr_size", [(1, 1), (5, 7), (16, 9)])
+@pytest.mark.parametrize(
+    ("request_", "size"),
+    [
+        ({"scale": 2.37}, None),
+        ({"scale": (2, 3.1)}, None),
+        ({"scale": 1.0}, None),
+        ({"size": (301, 455)}, (301, 455)),
+        ({"size": (40, 31), "scale": 2.0}, (40, 31)),
+    ],
+)
+@torch.no_grad()
+def test_every_kind_of_request_answers_with_the_right_shape(lr_size, request_, size):
+    answer = small_model()(torch.rand(3, 3, *lr_size), **request_)
+    if size is None:
+        scale = request_["scale"]
+        pair = scale if isinstance(scale, tuple) else (scale, scale)
+        size = tuple(round(n * s) for n, s in zip(lr_size, pair, strict=True))
+    assert answer.shape == (3, 3, *size)
+    assert answer.isfinite().all()
+
+
+@torch.no_grad()
+def test_a_batch_answers_as_its_images_alone():
+    model, lr = small_model(), torch.rand(3, 3, 6, 8)
+    together = model(lr, 2.3)
+    for image, answer in zip(lr, together, strict=True):
+        torch.testing.assert_close(model(image[None], 2.3)[0], answer, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("skip", ["none", "bilinear"])
+@pytest.mark.parametrize("subnet", [0, 1, 2])
+@torch.no_grad()
+def test_an_extracted_subnet_answers_the_same_from_a_smaller_file(subnet, skip, tmp_path):
+    model = small_model(decoder=LiifConfig(hidden=24, num_layers=3, skip=skip))
+    torch.nn.init.normal_(model.decoder.layers[-1].weight)
+    small = model.extract(subnet)
+    lr = torch.rand(2, 3, 7, 5)
+    for scale in (1.2, 2.37, (3.3, 1.1)):
+        torch.testing.assert_close(small(lr, scale), model(lr, scale, subnet=subnet), atol=1e-5, rtol=0)
+    anysr.save(model, tmp_path / "full.safetensors")
+    anysr.save(small, tmp_path / "small.safetensors")
+    sizes = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("small", "full")]
+    assert sizes[0] < sizes[1] or subnet == 2
+
+
+@torch.no_grad()
+def test_the_scale_chooses_the_subnet_through_continuous_groups():
+    model, lr = small_model(), torch.rand(1, 3, 6, 6)
+    for scale, index in ((1.0, 0), (1.749, 0), (1.75, 1), (2.549, 1), (2.55, 2), (9.0, 2), ((1.0, 2.0), 1)):
+        assert torch.equal(model(lr, scale), model(lr, scale, subnet=index)), scale
+    assert torch.equal(model(lr, 1.2, subnet="full"), model(lr, 1.2, subnet=2))
+    assert [s.scales for s in model.subnets] == [(1.0, 1.75), (1.75, 2.55), (2.55, 4.0)]
+    assert [s.encoder_channels for s in model.subnets] == [10, 14, 20]
+
+
+@torch.no_grad()
+def test_nothing_is_kept_between_calls():
+    model, lr = small_model(), torch.rand(1, 3, 6, 6)
+    before = model(lr, 2.0)
+    model(torch.rand(2, 3, 9, 4), 3.7, subnet=0)
+    assert torch.equal(model(lr, 2.0), before)
+
+
+@torch.no_grad()
+def test_scale_beside_size_conditions_the_network_only():
+    model, lr = small_model(), torch.rand(1, 3, 8, 8)
+    assert torch.equal(model(lr, 2.0, (16, 16)), model(lr, size=(16, 16)))
+    assert not torch.equal(model(lr, 2.4, (16, 16)), model(lr, 2.0, (16, 16)))
+
+
+@torch.no_grad()
+def test_save_and_load_keep_answers_and_configuration(tmp_path):
+    model, lr = small_model(), torch.rand(1, 3, 6, 6)
+    anysr.save(model, tmp_path / "m.safetensors")
+    loaded = anysr.load(tmp_path / "m.safetensors")
+    assert loaded.config == model.config
+    assert torch.equal(loaded(lr, 2.2), model(lr, 2.2))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "neither"),
+        ({"scale": 0.5}, "at least 1"),
+        ({"scale": float("nan")}, "at least 1"),
+        ({"scale": (2, 3, 4)}, "s_h, s_w"),
+        ({"size": (0, 5)}, "at least 1"),
+        ({"size": (3, 3)}, "over an input"),
+        ({"scale": 2, "subnet": 7}, "0 … 2"),
+        ({"scale": 2, "subnet": "wide"}, "auto"),
+    ],
+)
+def test_bad_requests_say_what_is_allowed(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        small_model()(torch.rand(1, 3, 6, 6), **arguments)
+
+
+@pytest.mark.parametrize("lr", [torch.rand(3, 6, 6), torch.rand(1, 1, 6, 6), torch.rand(1, 3, 0, 4)])
+def test_bad_images_are_refused(lr):
+    with pytest.raises(ValueError, match=r"\(N, 3, h, w\)"):
+        small_model()(lr, 2.0)
+
+
+def test_8_bit_images_are_refused_with_the_mend():
+    with pytest.raises(ValueError, match="divide 8-bit images by 255"):
+        small_model()(torch.zeros(1, 3, 4, 4, dtype=torch.uint8), 2.0)
+
+
+def test_damaged_and_foreign_files_are_refused(tmp_path):
+    path = tmp_path / "m.safetensors"
+    anysr.save(small_model(), path)
+    content = path.read_bytes()
+    for damaged in (content[: len(content) // 2], b"not a model", b""):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"m\.safetensors"):
+            anysr.load(path)
+    with pytest.raises(FileNotFoundError, match="no model file"):
+        anysr.load(tmp_path / "absent.safetensors")
+
+
+def test_groups_and_widths_are_checked():
+    one, two = SubnetConfig((1.0, 2.0), 0.5), SubnetConfig((2.0, 4.0))
+    with pytest.raises(ValueError, match="leave a hole"):
+        ModelConfig(subnets=(one, SubnetConfig((2.5, 4.0))))
+    with pytest.raises(ValueError, match="overlap"):
+        ModelConfig(subnets=(one, SubnetConfig((1.5, 4.0))))
+    with pytest.raises(ValueError, match="must grow"):
+        ModelConfig(subnets=(SubnetConfig((1.0, 2.0)), two))
+    with pytest.raises(ValueError, match="full network"):
+        ModelConfig(subnets=(one,))
+    with pytest.raises(ValueError, match="did you mean 'num_blocks'"):
+        ModelConfig.from_dict({"encoder": {"kind": "edsr", "num_block": 3}})
+
+
+def test_the_library_loads_a_model_without_the_training_system(tmp_path):
+    anysr.save(small_model(), tmp_path / "m.safetensors")
+    code = f"""
+import sys
+for name in ("ray", "mlflow", "albumentations", "boto3", "pydantic", "yaml", "PIL", "rich", "matplotlib"):
+    sys.modules[name] = None  # importing it raises ImportError
+import anysr, torch
+model = anysr.load({str(tmp_path / "m.safetensors")!r})
+assert model(torch.rand(1, 3, 5, 7), 2.37).shape == (1, 3, 12, 17)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@torch.no_grad()
+def test_bfloat16_answers_nearly_the_same():
+    model, lr = small_model(), torch.rand(1, 3, 12, 12)
+    exact = model(lr, 2.5)
+    rounded = model.bfloat16()(lr, 2.5)
+    assert rounded.dtype == torch.float32
+    assert (exact - rounded).abs().max() < 0.02

@@ -1,0 +1,123 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipeline.config import DataConfig
+from pipeline.data.degrade import lr_hr_pair, resize_bicubic
+from pipeline.data.photo_map import open_photo_map
+from pipeline.data.photos import decode_rgb, list_photos, photo_folder
+from pipeline.errors import UserError
+
+
+def noise(height=40, width=50, channels=3, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, channels), dtype=np.uint8)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for i in range(3):
+        Image.fromarray(noise(seed=i)).save(photos / f"{i}.png")
+    return photos
+
+
+def test_the_box_holds_16_and_4_photos():
+    assert len(list_photos(photo_folder(None, "train"))) == 16
+    assert len(list_photos(photo_folder(None, "validation"))) == 4
+
+
+def test_a_missing_and_an_empty_folder_and_one_of_texts_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no folder of photos"):
+        list_photos(tmp_path / "absent")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(UserError, match="holds no image"):
+        list_photos(tmp_path)
+
+
+def test_every_kind_of_image_becomes_rgb(tmp_path):
+    rgb = noise()
+    grey = rgb[:, :, 0]
+    cases = {
+        "rgb.png": (Image.fromarray(rgb), rgb),
+        "rgba.png": (Image.fromarray(np.dstack([rgb, np.full_like(grey, 9)])), rgb),
+        "grey.png": (Image.fromarray(grey), np.dstack([grey] * 3)),
+        "grey16.png": (Image.fromarray(grey.astype(np.uint16) * 257), np.dstack([grey] * 3)),
+        "palette.png": (Image.fromarray(grey // 64 * 64).convert("P"), np.dstack([grey // 64 * 64] * 3)),
+        "float.tif": (Image.fromarray(grey.astype(np.float32)), np.dstack([grey] * 3)),
+    }
+    for name, (image, expected) in cases.items():
+        image.save(tmp_path / name)
+        np.testing.assert_array_equal(decode_rgb(tmp_path / name, 100), expected, err_msg=name)
+    Image.fromarray(rgb).convert("CMYK").save(tmp_path / "cmyk.tif")
+    np.testing.assert_allclose(decode_rgb(tmp_path / "cmyk.tif", 100), rgb, atol=2)
+
+
+def test_exif_orientation_is_honoured(tmp_path):
+    image = Image.fromarray(noise())
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter
+    image.save(tmp_path / "turned.png", exif=exif)
+    np.testing.assert_array_equal(decode_rgb(tmp_path / "turned.png", 100), np.rot90(noise(), -1))
+
+
+@pytest.mark.parametrize("fault", ["truncated", "text", "bomb", "large", "small"])
+def test_unusable_photos_end_the_run_or_are_listed(folder, fault, tmp_path):
+    bad = folder / "bad.png"
+    max_megapixels = 100.0
+    if fault == "truncated":
+        content = (folder / "0.png").read_bytes()
+        bad.write_bytes(content[: len(content) // 2])
+    elif fault == "text":
+        bad.write_text("not an image")
+    elif fault == "bomb":
+        Image.new("1", (20_000, 20_000)).save(bad)
+    elif fault == "large":
+        Image.new("RGB", (1100, 1000)).save(bad)
+        max_megapixels = 1.0
+    else:
+        Image.fromarray(noise(10, 50)).save(bad)
+    data = {"max_megapixels": max_megapixels, "cache": tmp_path / "cache"}
+    with pytest.raises(UserError, match=r"bad\.png") as caught:
+        open_photo_map(folder, DataConfig(**data), min_side_px=32)
+    assert "\n" not in str(caught.value)
+    photos = open_photo_map(folder, DataConfig(**data, on_error="skip"), min_side_px=32)
+    assert photos.names == ["0.png", "1.png", "2.png"]
+    assert len(photos.skipped) == 1
+    assert "bad.png" in photos.skipped[0]
+
+
+def test_the_map_holds_the_photos_and_notices_changes(folder, tmp_path):
+    data = DataConfig(cache=tmp_path / "cache")
+    photos = open_photo_map(folder, data)
+    for i, name in enumerate(photos.names):
+        np.testing.assert_array_equal(photos[i], decode_rgb(folder / name, 100))
+    again = open_photo_map(folder, data)
+    assert again.fingerprint == photos.fingerprint
+    Image.fromarray(noise(seed=9)).save(folder / "1.png")
+    changed = open_photo_map(folder, data)
+    assert changed.fingerprint != photos.fingerprint
+    np.testing.assert_array_equal(changed[1], noise(seed=9))
+
+
+def test_an_interrupted_decoding_is_done_again(folder, tmp_path):
+    data = DataConfig(cache=tmp_path / "cache")
+    open_photo_map(folder, data)
+    (index,) = (tmp_path / "cache").rglob("index.json")
+    index.unlink()
+    assert len(open_photo_map(folder, data)) == 3
+
+
+def test_shrinking_is_pillows_bicubic():
+    hr = noise(60, 90)
+    expected = np.asarray(Image.fromarray(hr).resize((30, 20), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(resize_bicubic(hr, (20, 30)), expected)
+
+
+@pytest.mark.parametrize(
+    ("scale", "lr", "hr"), [(2, (20, 25), (40, 50)), (3, (13, 16), (39, 48)), (2.5, (16, 20), (40, 50))]
+)
+def test_the_hr_image_is_cropped_to_what_the_lr_image_shows(scale, lr, hr):
+    low, high = lr_hr_pair(noise(), scale)
+    assert low.shape == (*lr, 3)
+    assert high.shape == (*hr, 3)

@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anysr.config import PAPER_SUBNETS
+from anysr.geometry import pixel_centres
+from pipeline.data.photo_map import open_photo_map
+from pipeline.data.photos import photo_folder
+from pipeline.data.samples import ScaleGroupSampler, StepBatches, batches_from
+from tests.tiny import tiny_config
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    config = tiny_config(f"data.cache={tmp_path_factory.mktemp('cache')}")
+    return open_photo_map(photo_folder(None, "train"), config.data, config.hr_crop_px)
+
+
+def same(a, b):
+    assert a.draw == b.draw
+    assert a.names == b.names
+    for name in ("lr", "coord", "target"):
+        assert torch.equal(getattr(a, name), getattr(b, name))
+
+
+def test_a_batch_depends_on_seed_and_step_alone(photos):
+    forward, backward = StepBatches(photos, tiny_config()), StepBatches(photos, tiny_config())
+    expected = [forward[step] for step in range(4)]
+    for step in (3, 1, 0, 2):
+        same(backward[step], expected[step])
+    other = StepBatches(photos, tiny_config("train.seed=1"))[0]
+    assert not torch.equal(other.target, expected[0].target)
+
+
+def test_loader_processes_change_nothing(photos):
+    dataset = StepBatches(photos, tiny_config())
+    for step, batch in enumerate(batches_from(dataset, range(5), loader_processes=2)):
+        same(batch, dataset[step])
+
+
+def test_workers_share_the_batch(photos):
+    config = tiny_config("ray.num_workers=2")
+    whole = StepBatches(photos, config)[5]
+    halves = [StepBatches(photos, config, rank, 2)[5] for rank in range(2)]
+    assert torch.cat([half.lr for half in halves]).equal(whole.lr)
+    assert torch.cat([half.target for half in halves]).equal(whole.target)
+    assert halves[0].draw == halves[1].draw == whole.draw
+
+
+def test_lr_and_targets_show_the_same_crop(photos):
+    """With every pixel of the HR crop queried, shrinking the crop gives the LR image."""
+    config = tiny_config("data.queries_per_crop=144", "model.subnets=[{scales: [1.0, 1.0001]}]")
+    batch = StepBatches(photos, config)[0]
+    assert batch.hr_px == 12
+    rows, cols = ((batch.coord[0, :, axis] + 1) * 6 - 0.5 for axis in (0, 1))
+    hr = np.zeros((12, 12, 3), np.uint8)
+    hr[rows.round().long(), cols.round().long()] = batch.target[0]
+    lr = np.asarray(Image.fromarray(hr).resize((12, 12), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(lr, batch.lr[0].permute(1, 2, 0))
+
+
+def test_queries_are_distinct_pixel_centres(photos):
+    batch = StepBatches(photos, tiny_config())[2]
+    centres = pixel_centres(batch.hr_px)
+    assert torch.isin(batch.coord, centres).all()
+    for coord in batch.coord:
+        assert len(torch.unique(coord, dim=0)) == 64
+
+
+def test_every_photo_is_used_once_per_epoch(photos):
+    dataset = StepBatches(photos, tiny_config())
+    for epoch in range(2):
+        names = [name for step in range(4 * epoch, 4 * epoch + 4) for name in dataset[step].names]
+        assert sorted(names) == sorted(photos.names)
+
+
+def test_draws_keep_to_their_group_and_follow_the_weights():
+    sampler = ScaleGroupSampler(PAPER_SUBNETS, [1, 1, 1, 5], 0.6, seed=3)
+    draws = [sampler.draw(step) for step in range(2000)]
+    for draw in draws:
+        low, high = PAPER_SUBNETS[draw.group].scales
+        assert low <= draw.scale <= high
+    assert np.mean([draw.group == 3 for draw in draws]) == pytest.approx(5 / 8, abs=0.04)
+    assert np.mean([draw.full_width for draw in draws]) == pytest.approx(0.6, abs=0.04)

@@ -1,0 +1,121 @@
+import math
+
+import pytest
+import torch
+
+import anysr
+from pipeline.config import TrainConfig
+from pipeline.data.photo_map import open_photo_map
+from pipeline.data.photos import photo_folder
+from pipeline.data.samples import StepBatches
+from pipeline.errors import FatalError, UserError
+from pipeline.train.checkpoints import write_checkpoint
+from pipeline.train.state import TrainState, check_unchanged
+from pipeline.train.step import NonFiniteLossError, learning_rate_at, train_step
+from tests.tiny import tiny_config
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory):
+    config = tiny_config(f"data.cache={tmp_path_factory.mktemp('cache')}")
+    return StepBatches(open_photo_map(photo_folder(None, "train"), config.data, config.hr_crop_px), config)
+
+
+def run(config, batches, steps, state=None):
+    state = state or TrainState.fresh(config, CPU)
+    losses = [float(train_step(state, state.model, batches[s], config.train)) for s in steps]
+    return state, losses
+
+
+def equal(a, b):
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+
+
+def test_save_and_restore_give_the_identical_next_steps(batches, tmp_path):
+    config = tiny_config()
+    straight, losses = run(config, batches, range(8))
+    halfway, _ = run(config, batches, range(4))
+    halfway.save(tmp_path, config, [["loss", 1.0, 3, 0]])
+    resumed = TrainState.fresh(tiny_config("train.seed=9", "run.allow_changes=true"), CPU)
+    assert resumed.restore(tmp_path, config) == [["loss", 1.0, 3, 0]]
+    _, rest = run(config, batches, range(4, 8), resumed)
+    assert rest == losses[4:]
+    assert equal(resumed.model, straight.model)
+    assert equal(resumed.ema, straight.ema)
+    assert equal(anysr.load(tmp_path / "model.safetensors"), halfway.best_model)
+
+
+def test_accumulating_parts_gives_the_same_update(batches):
+    whole, _ = run(tiny_config(), batches, range(2))
+    parts, _ = run(tiny_config("train.accumulate=2"), batches, range(2))
+    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+
+
+def test_the_loss_falls(batches):
+    config = tiny_config("train.learning_rate=1e-2", "model.decoder.skip=none")
+    _, losses = run(config, batches, [0] * 30)
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_bfloat16_follows_float32(batches):
+    _, exact = run(tiny_config(), batches, range(4))
+    _, rounded = run(tiny_config("train.precision=bfloat16"), batches, range(4))
+    assert rounded == pytest.approx(exact, rel=0.02)
+
+
+def test_a_loss_that_is_no_number_names_step_scale_and_photos(batches):
+    config = tiny_config()
+    state = TrainState.fresh(config, CPU)
+    before = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    with torch.no_grad():
+        state.model.decoder.layers[-1].bias[0] = math.nan
+    before["decoder.layers.2.bias"][0] = math.nan
+    with pytest.raises(NonFiniteLossError, match=r"nan.*step 0 \(group \d, scale x\d.*photos .*webp"):
+        train_step(state, state.model, batches[0], config.train)
+    for name, tensor in state.model.state_dict().items():
+        torch.testing.assert_close(tensor, before[name], equal_nan=True, atol=0, rtol=0)
+
+
+def test_learning_rates_by_hand():
+    config = TrainConfig(steps=100, learning_rate=1.0, warmup_steps=10, final_fraction=0.1)
+    assert [learning_rate_at(s, config) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
+    assert learning_rate_at(10, config) == 1.0
+    assert learning_rate_at(55, config) == pytest.approx(0.55)
+    assert learning_rate_at(100, config) == pytest.approx(0.1)
+    steps = TrainConfig(steps=100, learning_rate=1.0, schedule="multistep", milestones=(0.4, 0.8), gamma=0.5)
+    assert [learning_rate_at(s, steps) for s in (39, 40, 80)] == [1.0, 0.5, 0.25]
+
+
+def test_another_configuration_is_not_resumed_in_silence():
+    before = tiny_config("run.name=r").to_dict()
+    check_unchanged(before, tiny_config("run.name=r", "run.storage=/elsewhere", "ray.num_workers=2"))
+    with pytest.raises(FatalError, match=r"train\.learning_rate: 0.001 -> 0.5"):
+        check_unchanged(before, tiny_config("run.name=r", "train.learning_rate=0.5"))
+    check_unchanged(before, tiny_config("run.allow_changes=true", "train.learning_rate=0.5"))
+
+
+def test_a_damaged_checkpoint_is_named(batches, tmp_path):
+    config = tiny_config()
+    state = TrainState.fresh(config, CPU)
+    state.save(tmp_path, config, [])
+    path = tmp_path / "state.pt"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(FatalError, match=r"state\.pt is damaged"):
+        state.restore(tmp_path, config)
+
+
+def test_a_failed_save_keeps_what_was_there(tmp_path):
+    target = tmp_path / "step_1"
+    write_checkpoint(target, lambda folder: (folder / "a").write_text("old"))
+
+    def fails(folder):
+        (folder / "a").write_text("new")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(UserError, match="No space left"):
+        write_checkpoint(target, fails)
+    assert (target / "a").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["step_1"]
