@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-from anysr.decoders import DECODERS, DecoderConfig, LiifConfig
+from anysr.colour import ColourConfig
+from anysr.decoders import DECODERS, DecoderConfig, LiifConfig, SrnoConfig
 from anysr.encoders import ENCODERS, EdsrConfig, EncoderConfig
 from anysr.interweave import InterweaveConfig
 from anysr.slimmable import channels_at
@@ -60,6 +62,7 @@ class ModelConfig:
             the last group, those two serve. One group of width 1 is the plain network.
         width_multiple: narrowed channels are rounded to a multiple of this; 1 rounds down as
             AnySR's release does.
+        colour: the range the network works in; callers always see RGB in [0, 1].
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -69,6 +72,7 @@ class ModelConfig:
     interweave: InterweaveConfig | None = field(default_factory=InterweaveConfig)
     subnets: tuple[SubnetConfig, ...] = PAPER_SUBNETS
     width_multiple: int = 1
+    colour: ColourConfig = field(default_factory=ColourConfig)
 
     def __post_init__(self) -> None:
         if not self.subnets:
@@ -80,9 +84,11 @@ class ModelConfig:
 
     def channels(self, subnet: SubnetConfig) -> tuple[int, int]:
         """Encoder and decoder channels of a subnet."""
+        heads = self.decoder.head_channels if isinstance(self.decoder, SrnoConfig) else 1
+        multiple = math.lcm(self.width_multiple, heads)
         return (
             channels_at(subnet.encoder_width, self.encoder.slim_channels, self.width_multiple),
-            channels_at(subnet.decoder_width, self.decoder.slim_channels, self.width_multiple),
+            channels_at(subnet.decoder_width, self.decoder.slim_channels, multiple),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -105,6 +111,8 @@ class ModelConfig:
                 given[name] = _read(table[kind][0], given[name], f"model.{name}")
         if isinstance(given.get("interweave"), Mapping):
             given["interweave"] = _read(InterweaveConfig, given["interweave"], "model.interweave")
+        if isinstance(given.get("colour"), Mapping):
+            given["colour"] = _read(ColourConfig, given["colour"], "model.colour")
         if "subnets" in given:
             given["subnets"] = tuple(
                 s if isinstance(s, SubnetConfig) else _read(SubnetConfig, s, f"model.subnets[{i}]")

@@ -36,14 +36,31 @@ class Target:
 
 @dataclass(frozen=True)
 class GridQueries:
-    """Every pixel centre of an H x W image, kept as its two axes."""
+    """Every pixel centre of an H x W image, kept as its two axes.
+
+    Attributes:
+        size: (H, W).
+        scale: what the caller asked for, where a decoder needs more than ``cell`` says: H is
+            rounded. None stands for the ratio of the sizes.
+    """
 
     size: tuple[int, int]
+    scale: Pair | None = None
 
     @property
     def cell(self) -> Pair:
         """Height and width of one output pixel in coordinate units."""
         return 2 / self.size[0], 2 / self.size[1]
+
+    def as_points(self, batch: int, device: torch.device) -> PointQueries:
+        """The same queries one by one, row by row, for each image of a batch."""
+        axes = [pixel_centres(n, device) for n in self.size]
+        coord = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+        return PointQueries(coord.view(1, -1, 2).expand(batch, -1, -1), self.cell, self.scale)
+
+    def as_image(self, answers_BQC: Tensor) -> Tensor:
+        """(B, C, H, W) from the answers to :meth:`as_points`."""
+        return answers_BQC.transpose(1, 2).reshape(len(answers_BQC), -1, *self.size)
 
 
 @dataclass(frozen=True)
@@ -53,10 +70,17 @@ class PointQueries:
     Attributes:
         coord: (B, Q, 2), (y, x) in [-1, 1].
         cell: height and width of one output pixel in coordinate units.
+        scale: as in :class:`GridQueries`.
     """
 
     coord: Tensor
     cell: Pair
+    scale: Pair | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W) of the image whose pixels ``cell`` measures."""
+        return round(2 / self.cell[0]), round(2 / self.cell[1])
 
 
 Queries = GridQueries | PointQueries
@@ -122,6 +146,24 @@ def axis_corners(coord: Tensor, num_pixels: int) -> AxisCorners:
     index = torch.round(((shifted + 1) * num_pixels - 1) / 2).long().clamp(0, num_pixels - 1)
     centres = pixel_centres(num_pixels, coord.device)
     return AxisCorners(index, (coord - centres[index]) * num_pixels)
+
+
+def axis_containing(coord: Tensor, cell: float, num_pixels: int) -> AxisCorners:
+    """The LR pixel that holds each output pixel's upper edge, along one axis (Meta-SR in LIIF's form).
+
+    Everything is moved up by half a pixel of its own grid: ``rel`` is the distance from the edge of
+    the LR pixel to that of the output pixel, in LR pixels. No leading axis of two here.
+
+    Args:
+        coord: (...) float32 in [-1, 1], centres of output pixels.
+        cell: size of an output pixel in coordinate units.
+        num_pixels: h or w of the feature map.
+    """
+    edge = coord - cell / 2
+    shifted = (edge + _TIE_SHIFT).clamp(-1 + _TIE_SHIFT, 1 - _TIE_SHIFT)
+    index = torch.round(((shifted + 1) * num_pixels - 1) / 2).long().clamp(0, num_pixels - 1)
+    edges = pixel_centres(num_pixels, coord.device) - 1 / num_pixels
+    return AxisCorners(index, (edge - edges[index]) * (num_pixels / 2))
 
 
 def ensemble_weights(rel_y: Tensor, rel_x: Tensor) -> Tensor:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.geometry import Pair
-from anysr.slimmable import SlimConv2d
+from anysr.slimmable import SlimConv2d, prefix
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,11 @@ class Interweave(nn.Module):
         self.fc1 = SlimConv2d(self._woven(channels), hidden, 1)
         self.fc2 = SlimConv2d(hidden, channels, 1)
 
-    def forward(self, x_BCHW: Tensor, scale: Pair) -> Tensor:
-        """Gate in (0, 1), (B, C, 1, 1), for features of any width C."""
-        pooled_BC = x_BCHW.mean(dim=(2, 3))
+    def forward(self, pooled_BC: Tensor, scale: Pair) -> Tensor:
+        """Gate in (0, 1), (B, C, 1, 1), from the means over the image of features of any width C."""
         woven_BCp = weave(pooled_BC, self._signed(scale), self.config.interval)
         hidden = torch.relu(self.fc1(woven_BCp[:, :, None, None]))
-        return torch.sigmoid(self.fc2(hidden, x_BCHW.shape[1]))
+        return torch.sigmoid(self.fc2(hidden, pooled_BC.shape[1]))
 
     def macs(self, channels: int) -> int:
         """Multiply-adds per image for features of this width."""
@@ -74,3 +74,43 @@ def weave(pooled_BC: Tensor, scale: Pair, interval: int) -> Tensor:
     pair = pooled_BC.new_tensor(scale).expand(batch, groups, 2)
     woven = torch.cat([whole, pair], dim=2).reshape(batch, -1)
     return torch.cat([woven, pooled_BC[:, groups * interval :]], dim=1)
+
+
+def gated_conv3x3(conv: SlimConv2d, gate: Interweave | None, x_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
+    """gate(mean(y)) * y, y the first ``width`` channels of ``conv``; y alone without a gate.
+
+    The mean of a convolution is linear in sums of its input, so without gradients the gate is known
+    beforehand and goes into the weights, of each image its own: per pixel it costs nothing.
+    """
+    if gate is None:
+        return conv(x_BCHW, width)
+    if torch.is_grad_enabled():
+        y = conv(x_BCHW, width)
+        return y * gate(y.mean(dim=(2, 3)), scale)
+    weight, bias = prefix(conv, x_BCHW.shape[1], width)
+    pooled = (tap_sums(x_BCHW).flatten(1) @ weight.flatten(1).float().t()) / x_BCHW[0, 0].numel()
+    gate_BK1 = gate((pooled + bias).to(weight.dtype), scale)[..., 0]
+    gated = [
+        F.conv2d(x, weight * a[..., None, None], bias * a[:, 0], padding=1)
+        for x, a in zip(one_by_one(x_BCHW), gate_BK1, strict=True)
+    ]
+    return gated[0] if len(gated) == 1 else torch.cat(gated)
+
+
+def one_by_one(x_BCHW: Tensor) -> tuple[Tensor, ...]:
+    """Each image as a batch of one; unlike ``x[i][None]`` it stays channels last."""
+    return x_BCHW.split_with_sizes([1] * len(x_BCHW))
+
+
+def tap_sums(x_BCHW: Tensor) -> Tensor:
+    """(B, C, 3, 3) float32: sum of what each tap of a same-padded 3x3 convolution reads.
+
+    The first row of taps never reads the last row of the image, and so on.
+    """
+    x = x_BCHW.float()
+    none = x.new_zeros(x.shape[:2])
+    rows = torch.stack([x[:, :, -1].sum(2), none, x[:, :, 0].sum(2)], dim=2)
+    cols = torch.stack([x[..., -1].sum(2), none, x[..., 0].sum(2)], dim=2)
+    ends = [-1, 0]
+    corners = F.pad(x[:, :, ends][..., ends], (0, 1, 0, 1))[..., [0, 2, 1], :][..., [0, 2, 1]]
+    return x.sum((2, 3))[..., None, None] - rows[..., None] - cols[..., None, :] + corners

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
+from anysr.colour import recolour
 from anysr.config import ModelConfig, SubnetConfig
-from anysr.decoders import DECODERS
-from anysr.encoders import ENCODERS
+from anysr.decoders import DECODERS, Decoder, Ecbsr
+from anysr.encoders import ENCODERS, Encoder
+from anysr.fast_linear import inference_dtype
 from anysr.geometry import GridQueries, PointQueries, Queries, resolve_target
 from anysr.slimmable import copy_prefixes
+from anysr.zoo import named_config
 
 SubnetChoice = int | Literal["auto", "full"]
 
@@ -43,8 +48,8 @@ class AnySR(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = ENCODERS[config.encoder.kind][1](config.encoder, config.interweave)
-        self.decoder = DECODERS[config.decoder.kind][1](config.decoder, self.encoder.out_channels)
+        self.encoder: Encoder = ENCODERS[config.encoder.kind][1](config.encoder, config.interweave)
+        self.decoder: Decoder = DECODERS[config.decoder.kind][1](config.decoder, self.encoder.out_channels)
         self.subnets = tuple(Subnet(i, group.scales, *config.channels(group)) for i, group in enumerate(config.subnets))
 
     def forward(
@@ -73,14 +78,23 @@ class AnySR(nn.Module):
             ValueError: a wrong shape, scale, size or subnet.
         """
         _check_images(lr)
+        weight = next(self.parameters())
+        if not torch.is_grad_enabled():
+            dtype, kind = inference_dtype(weight), weight.device.type
+            if dtype != weight.dtype or torch.is_autocast_enabled(kind):
+                same = copy.deepcopy(self).to(dtype)
+                with torch.autocast(kind, enabled=False):
+                    return same(lr, scale, size, subnet=subnet, coord=coord)
         target = resolve_target((lr.shape[-2], lr.shape[-1]), scale, size)
         chosen = self.subnet_for(subnet, target.largest_scale)
-        grid = GridQueries(target.size)
-        queries: Queries = grid if coord is None else PointQueries(coord, grid.cell)
-        image = ((lr - 0.5) / 0.5).to(next(self.parameters()).dtype)
-        feat = self.encoder(image, target.scale, chosen.encoder_channels)
-        rgb: Tensor = self.decoder(feat, image, queries, chosen.decoder_channels)
-        return rgb * 0.5 + 0.5
+        grid = GridQueries(target.size, target.scale)
+        queries: Queries = grid if coord is None else PointQueries(coord, grid.cell, target.scale)
+        colour = self.config.colour
+        image = recolour(lr, colour.to_network, dim=1)
+        given = image if colour.to_encoder is None else recolour(image, colour.to_encoder, dim=1)
+        feat = self.encoder(given.to(weight.dtype), target.scale, chosen.encoder_channels)
+        rgb: Tensor = self.decoder(feat, image.to(weight.dtype), queries, chosen.decoder_channels)
+        return recolour(rgb, colour.to_rgb, dim=1 if coord is None else 2)
 
     def subnet_for(self, choice: SubnetChoice, largest_scale: float) -> Subnet:
         """The subnet that ``choice`` names, for a call at this scale."""
@@ -101,6 +115,14 @@ class AnySR(nn.Module):
         copy_prefixes(self, small)
         return small.train(self.training)
 
+    def fuse(self) -> AnySR:
+        """A copy in its cheapest form with the same answers: ECBSR's blocks as plain convolutions."""
+        fused = copy.deepcopy(self)
+        if isinstance(fused.decoder, Ecbsr):
+            fused.decoder = fused.decoder.collapse()
+            fused.config = replace(self.config, decoder=fused.decoder.config)
+        return fused
+
     def extracted_config(self, subnet: Subnet) -> ModelConfig:
         """The configuration of a subnet as a network of its own."""
         return replace(
@@ -111,8 +133,20 @@ class AnySR(nn.Module):
         )
 
 
-def build(config: ModelConfig | Mapping[str, Any]) -> AnySR:
-    """A network with fresh weights, from a configuration or a nested mapping of its values."""
+def build(config: ModelConfig | Mapping[str, Any] | str, **overrides: Any) -> AnySR:
+    """A network with fresh weights.
+
+    Args:
+        config: a name of ``anysr.list_models()``, a configuration, or a nested mapping of its values.
+        overrides: what differs from the named network: ``build("rdn-liif", encoder={"num_blocks": 4})``.
+
+    Raises:
+        ValueError: an unknown name or key, or a value that does not fit.
+    """
+    if isinstance(config, str):
+        return AnySR(named_config(config, overrides))
+    if overrides:
+        raise ValueError(f"overrides change a named network; put {', '.join(overrides)} into the configuration itself")
     return AnySR(config if isinstance(config, ModelConfig) else ModelConfig.from_dict(config))
 
 

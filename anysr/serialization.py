@@ -10,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from anysr.checkpoints import is_pickle, load_released
+from anysr.checkpoints.fit import check_fit
 from anysr.config import ModelConfig
 from anysr.model import AnySR
 
@@ -32,38 +34,41 @@ def save(model: AnySR, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> AnySR:
-    """Read a network written by :func:`save`, in evaluation mode.
+    """Read a network in evaluation mode: a file of :func:`save`, or a released ``.pth`` checkpoint.
+
+    Released are LIIF, SRNO, AnySR, LIIF's Meta-SR and ArbSR; the weights tell which.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is cut short, is not one of ours, or its weights do not fit its
-            configuration (missing, unexpected and mis-shaped keys are listed).
+        ValueError: the file is cut short, is of no known kind, would run code, or its weights do not
+            fit (missing, unexpected and mis-shaped keys are listed).
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f"no model file at {path}")
+    model = load_released(path) if is_pickle(path) else _load_own(path)
+    return model.to(device).eval()
+
+
+def _load_own(path: str | os.PathLike[str]) -> AnySR:
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}); it may be cut short") from error
-    description = json.loads(metadata.get(_KEY, "{}"))
-    if description.get("format") != _FORMAT:
+    try:
+        description = json.loads(metadata.get(_KEY, "{}"))
+        if description.get("format") != _FORMAT:
+            raise ValueError(
+                f"{path} is not an AnySR model file of format {_FORMAT} (found {description.get('format')!r}); "
+                "write model files with anysr.save"
+            )
+        model = AnySR(ModelConfig.from_dict(description["config"]))
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(
-            f"{path} is not an AnySR model file of format {_FORMAT} (found {description.get('format')!r}); "
-            "write model files with anysr.save"
-        )
-    model = AnySR(ModelConfig.from_dict(description["config"]))
-    _check_fit(path, model, tensors)
-    model.load_state_dict(tensors, assign=True)
-    return model.eval()
-
-
-def _check_fit(path: str | os.PathLike[str], model: AnySR, tensors: dict[str, torch.Tensor]) -> None:
+            f"{path} does not describe a network ({error!r}); write model files with anysr.save"
+        ) from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    given = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    faults = [f"missing {n} {s}" for n, s in expected.items() if n not in given]
-    faults += [f"unexpected {n} {s}" for n, s in given.items() if n not in expected]
-    faults += [f"{n} is {given[n]}, not {s}" for n, s in expected.items() if n in given and given[n] != s]
-    if faults:
-        raise ValueError(f"the weights in {path} do not fit its configuration: " + "; ".join(faults))
+    check_fit(str(path), expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    model.load_state_dict({name: tensors[name].reshape(shape) for name, shape in expected.items()}, assign=True)
+    return model

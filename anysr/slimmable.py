@@ -6,6 +6,10 @@ is asked for, always the first ones, so the weights nest: W1 in W2 in ... in W_T
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -42,6 +46,40 @@ class SlimLinear(nn.Linear):
         return F.linear(x, weight, bias)
 
 
+class SegmentConv2d(nn.Conv2d):
+    """Stride-1, same-padded convolution of concatenated segments, each of which may be narrower.
+
+    A narrow segment shifts every channel behind it. With ``columns`` "prefix" the weights stay where
+    they are, as in AnySR's release: a column then serves different features at different widths.
+    With "own" each channel keeps the column that it has at full width.
+    """
+
+    def __init__(
+        self, segments: Sequence[int], out_channels: int, kernel_size: int, columns: Literal["prefix", "own"]
+    ) -> None:
+        super().__init__(sum(segments), out_channels, kernel_size, padding=kernel_size // 2)
+        self.segments = tuple(segments)
+        self.columns = columns
+
+    def forward(self, x_BCHW: Tensor, segments: Sequence[int] | None = None, out_channels: int | None = None) -> Tensor:
+        assert self.bias is not None
+        weight = self.narrow_weight(segments or self.segments, out_channels)
+        return F.conv2d(x_BCHW, weight, self.bias[:out_channels], padding=self.padding)
+
+    def narrow_weight(self, segments: Sequence[int], out_channels: int | None) -> Tensor:
+        """The weight's columns for segments of these widths."""
+        rows = self.weight[:out_channels]
+        if self.columns == "prefix" or tuple(segments) == self.segments:
+            return rows[:, : sum(segments)]
+        parts = zip(rows.split_with_sizes(self.segments, 1), segments, strict=True)
+        return torch.cat([part[:, :width] for part, width in parts], dim=1)
+
+    @torch.no_grad()
+    def copy_from(self, wide: SegmentConv2d) -> None:
+        """Take the columns that this narrower layer's segments have in the wide one."""
+        self.weight.copy_(wide.narrow_weight(self.segments, self.out_channels))
+
+
 def prefix(layer: nn.Conv2d | nn.Linear, num_in: int, num_out: int | None) -> tuple[Tensor, Tensor]:
     """The first ``num_out`` rows and ``num_in`` columns of a layer's weight, and its bias."""
     assert layer.bias is not None
@@ -49,9 +87,17 @@ def prefix(layer: nn.Conv2d | nn.Linear, num_in: int, num_out: int | None) -> tu
 
 
 def copy_prefixes(source: nn.Module, target: nn.Module) -> None:
-    """Fill the physically smaller ``target`` with the leading part of each of ``source``'s tensors."""
+    """Fill the physically smaller ``target`` with the leading part of each of ``source``'s tensors.
+
+    A :class:`SegmentConv2d` knows which columns are its own.
+    """
     wide = source.state_dict()
     narrow = {
         name: wide[name][tuple(slice(n) for n in tensor.shape)].clone() for name, tensor in target.state_dict().items()
     }
     target.load_state_dict(narrow)
+    for name, module in target.named_modules():
+        if isinstance(module, SegmentConv2d):
+            wide_module = source.get_submodule(name)
+            assert isinstance(wide_module, SegmentConv2d)
+            module.copy_from(wide_module)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from anysr import ModelConfig
 from pipeline.errors import UserError, one_line
+from pipeline.network_kinds import is_of, network_classes, with_kinds, without_class
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -192,10 +193,12 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainingCon
 
 def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
     """Validate plain values; see :func:`load_config`."""
+    classes = network_classes(values)
     try:
-        return TrainingConfig.model_validate(values)
+        return TrainingConfig.model_validate(with_kinds(values))
     except ValidationError as error:
-        raise UserError("; ".join(_explain(fault) for fault in error.errors())) from None
+        faults = [fault for fault in error.errors() if is_of(classes, fault["loc"])]
+        raise UserError("; ".join(_explain(without_class(fault)) for fault in faults or error.errors())) from None
 
 
 def json_schema() -> dict[str, Any]:

@@ -7,7 +7,6 @@ only the two-column share of the relative coordinate remains per query and corne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -15,7 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anysr.decoders.grid import CORNERS, block_pixels, blocks, conv3x3_rows, strip_rows, strips, weighted_rows
+from anysr.fast_linear import FastLinear
 from anysr.geometry import (
+    AxisCorners,
     GridQueries,
     Pair,
     PointQueries,
@@ -26,9 +28,6 @@ from anysr.geometry import (
     pixel_centres,
 )
 from anysr.slimmable import SlimLinear, prefix
-
-# Queries per block: activations of a block stay in a core's cache, and memory stays bounded.
-BLOCK_QUERIES = 4096
 
 
 @dataclass(frozen=True)
@@ -90,13 +89,13 @@ class Liif(nn.Module):
             queries: where to answer, and how large a pixel is there.
             width: hidden units K, at most ``config.hidden``.
         """
-        lr_size = feat_BDhw.shape[-2:]
-        rel_cell = (queries.cell[0] * lr_size[0], queries.cell[1] * lr_size[1])
-        projected_BhwK = self._project(feat_BDhw, rel_cell, width)
-        if isinstance(queries, GridQueries):
-            rgb = self._decode_grid(projected_BhwK, queries)
+        if isinstance(queries, PointQueries):
+            rgb = self._decode_points(feat_BDhw, queries, width)
+        elif torch.is_grad_enabled():
+            points = queries.as_points(feat_BDhw.shape[0], feat_BDhw.device)
+            rgb = queries.as_image(self._decode_points(feat_BDhw, points, width))
         else:
-            rgb = self._decode_points(projected_BhwK, queries)
+            rgb = self._decode_grid(feat_BDhw, queries, width)
         return rgb if self.config.skip == "none" else rgb + bilinear(image_B3hw, queries)
 
     def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
@@ -109,75 +108,89 @@ class Liif(nn.Module):
         per_query = 3 * width + (self.config.num_layers - 1) * width**2
         return 4 * size[0] * size[1] * per_query + lr_size[0] * lr_size[1] * 9 * self.feat_channels * width
 
-    def _project(self, feat_BDhw: Tensor, rel_cell: Pair, width: int) -> Tensor:
-        """The first layer's share of features, cell and bias: once per LR pixel, channels last."""
+    def _kernel(self, lr_size: tuple[int, int], cell: Pair, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The first layer as a 3x3 convolution (weight, bias with the cell's share) and (2, K) for rel."""
         num_unfolded = 9 * self.feat_channels
         weight, bias = prefix(self.layers[0], num_unfolded + 4, width)
-        bias = bias + weight[:, num_unfolded + 2 :] @ weight.new_tensor(rel_cell)
+        rel_cell = weight.new_tensor((cell[0] * lr_size[0], cell[1] * lr_size[1]))
         kernel = weight[:, :num_unfolded].reshape(width, self.feat_channels, 3, 3)
-        return F.conv2d(feat_BDhw, kernel, bias, padding=1).permute(0, 2, 3, 1).contiguous()
+        return kernel, bias + weight[:, num_unfolded + 2 :] @ rel_cell, weight[:, num_unfolded : num_unfolded + 2].t()
 
-    def _rel_weight(self, like: Tensor) -> Tensor:
-        """(2, K): the first layer's columns for rel_y and rel_x."""
-        first = 9 * self.feat_channels
-        return self.layers[0].weight[: like.shape[-1], first : first + 2].t().to(like.dtype)
-
-    def _tail(self, hidden_QK: Tensor) -> Tensor:
-        """All layers after the first: (Q, K) activations to (Q, 3), float32."""
-        width = hidden_QK.shape[-1]
-        for layer in self.layers[1:-1]:
-            hidden_QK = torch.relu_(layer(hidden_QK, width))
-        return self.layers[-1](hidden_QK).float()
-
-    def _decode_points(self, projected_BhwK: Tensor, queries: PointQueries) -> Tensor:
-        batch, height, width, channels = projected_BhwK.shape
-        ys = axis_corners(queries.coord[..., 0], height)
-        xs = axis_corners(queries.coord[..., 1], width)
+    def _decode_points(self, feat_BDhw: Tensor, queries: PointQueries, width: int) -> Tensor:
+        batch, _, rows, cols = feat_BDhw.shape
+        kernel, bias, rel_weight = self._kernel((rows, cols), queries.cell, width)
+        table = F.conv2d(feat_BDhw, kernel, bias, padding=1).permute(0, 2, 3, 1).reshape(-1, width)
+        ys = axis_corners(queries.coord[..., 0], rows)
+        xs = axis_corners(queries.coord[..., 1], cols)
         weights_22BQ = ensemble_weights(ys.rel, xs.rel)
-        first_pixel_B1 = torch.arange(batch, device=projected_BhwK.device)[:, None] * (height * width)
-        table = projected_BhwK.view(-1, channels)
-        rel_weight = self._rel_weight(table)
+        first_pixel_B1 = torch.arange(batch, device=table.device)[:, None] * (rows * cols)
         rgb_BQ3 = torch.zeros((), device=table.device)
         for cy, cx in CORNERS:
-            index_BQ = first_pixel_B1 + ys.index[cy] * width + xs.index[cx]
+            index_BQ = first_pixel_B1 + ys.index[cy] * cols + xs.index[cx]
             rel = torch.stack([ys.rel[cy], xs.rel[cx]], dim=-1).view(-1, 2).to(table.dtype)
             hidden = torch.relu_(table.index_select(0, index_BQ.view(-1)) + rel @ rel_weight)
-            rgb_BQ3 = rgb_BQ3 + self._tail(hidden).view(batch, -1, 3) * weights_22BQ[cy, cx, ..., None]
+            for layer in self.layers[1:-1]:
+                hidden = torch.relu_(layer(hidden, width))
+            rgb = self.layers[-1](hidden).float().view(batch, -1, 3)
+            rgb_BQ3 = rgb_BQ3 + rgb * weights_22BQ[cy, cx, ..., None]
         return rgb_BQ3
 
-    def _decode_grid(self, projected_BhwK: Tensor, queries: GridQueries) -> Tensor:
+    def _decode_grid(self, feat_BDhw: Tensor, queries: GridQueries, width: int) -> Tensor:
         """Grid indices and relative coordinates depend on the row or the column alone."""
-        batch, height, width, channels = projected_BhwK.shape
-        device = projected_BhwK.device
-        ys = axis_corners(pixel_centres(queries.size[0], device), height)
-        xs = axis_corners(pixel_centres(queries.size[1], device), width)
-        rel_weight = self._rel_weight(projected_BhwK)
-        rows_2HK = ys.rel.to(rel_weight.dtype)[..., None] * rel_weight[0]
-        cols_2WK = xs.rel.to(rel_weight.dtype)[..., None] * rel_weight[1]
-        rgb_B3HW = torch.empty(batch, 3, *queries.size, device=device)
-        for b in range(batch):
-            table = projected_BhwK[b].view(-1, channels)
-            for r, c in blocks(queries.size, BLOCK_QUERIES):
-                weights = ensemble_weights(ys.rel[:, r, None], xs.rel[:, None, c])
-                block: Tensor | float = 0.0
-                for cy, cx in CORNERS:
-                    index = ys.index[cy, r, None] * width + xs.index[cx, c]
-                    hidden = table.index_select(0, index.view(-1)).view(*index.shape, channels)
-                    hidden = torch.relu_(hidden + rows_2HK[cy, r, None] + cols_2WK[cx, c])
-                    rgb = self._tail(hidden.view(-1, channels)).view(*index.shape, 3)
-                    block = block + rgb * weights[cy, cx, ..., None]
-                assert isinstance(block, Tensor)
-                rgb_B3HW[b, :, r, c] = block.permute(2, 0, 1)
+        batch, _, rows, cols = feat_BDhw.shape
+        dtype = feat_BDhw.dtype
+        axes = [
+            axis_corners(pixel_centres(n, feat_BDhw.device), m) for n, m in zip(queries.size, (rows, cols), strict=True)
+        ]
+        places = _Places(axes[0], axes[1], cols)
+        kernel, bias, rel_weight = (t.to(dtype) for t in self._kernel((rows, cols), queries.cell, width))
+        tail = self._tail(width, dtype)
+        rgb_B3HW = torch.empty(batch, 3, *queries.size, device=feat_BDhw.device)
+        with torch.autocast(feat_BDhw.device.type, enabled=False):
+            for strip in strips(places.ys.index, strip_rows(cols * width * dtype.itemsize)):
+                for b in range(batch):
+                    projected = conv3x3_rows(feat_BDhw[b].to(dtype), kernel, bias, strip)
+                    table = torch.cat([projected, rel_weight])  # rel multiplies the last two rows
+                    for r, c in blocks(strip, queries.size[1], block_pixels(table)):
+                        rgb_B3HW[b, :, r, c] = _decode_block(table, tail, strip.first, places, r, c)
         return rgb_B3HW
 
+    def _tail(self, width: int, dtype: torch.dtype) -> list[FastLinear]:
+        """All layers after the first, ready to be applied to many blocks."""
+        parts = [prefix(layer, width, width) for layer in self.layers[1:-1]] + [prefix(self.layers[-1], width, 3)]
+        last = len(parts) - 1
+        return [FastLinear(w.to(dtype), b.to(dtype), "none" if i == last else "relu") for i, (w, b) in enumerate(parts)]
 
-CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
+
+@dataclass(frozen=True)
+class _Places:
+    """Where the pixels of a grid lie among ``cols`` features a row."""
+
+    ys: AxisCorners
+    xs: AxisCorners
+    cols: int
+
+    def lookup(
+        self, corner: tuple[int, int], first_row: int, rel_row: int, r: slice, c: slice
+    ) -> tuple[Tensor, Tensor]:
+        """(Q, 3) rows of a strip's table that make the first layer of a block, and their weights."""
+        cy, cx = corner
+        pixel = (self.ys.index[cy, r, None] - first_row) * self.cols + self.xs.index[cx, c]
+        rel_y, rel_x = self.ys.rel[cy, r, None].expand(pixel.shape), self.xs.rel[cx, c].expand(pixel.shape)
+        index = torch.stack([pixel, torch.full_like(pixel, rel_row), torch.full_like(pixel, rel_row + 1)], -1)
+        return index.view(-1, 3), torch.stack([torch.ones_like(rel_y), rel_y, rel_x], -1).view(-1, 3)
 
 
-def blocks(size: tuple[int, int], max_pixels: int) -> Iterator[tuple[slice, slice]]:
-    """Cut an H x W grid into (rows, columns) blocks of at most ``max_pixels`` pixels."""
-    cols = min(size[1], max_pixels)
-    rows = max(1, max_pixels // cols)
-    for top in range(0, size[0], rows):
-        for left in range(0, size[1], cols):
-            yield slice(top, top + rows), slice(left, left + cols)
+def _decode_block(
+    table_NK: Tensor, tail: list[FastLinear], first_row: int, places: _Places, r: slice, c: slice
+) -> Tensor:
+    """(3, rows, columns) of one block: the four corners' answers, blended in float32."""
+    weights_22RC = ensemble_weights(places.ys.rel[:, r, None], places.xs.rel[:, None, c])
+    rgb_Q3 = torch.zeros((), device=table_NK.device)
+    for corner in CORNERS:
+        index, share = places.lookup(corner, first_row, len(table_NK) - 2, r, c)
+        hidden = torch.relu_(weighted_rows(table_NK, index, share))
+        for layer in tail:
+            hidden = layer(hidden)
+        rgb_Q3 = rgb_Q3 + hidden.float() * weights_22RC[corner].reshape(-1, 1)
+    return rgb_Q3.t().view(3, *weights_22RC.shape[2:])

@@ -1,0 +1,115 @@
+"""A released ``.pth`` file to a network, without running anything that is in it."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anysr.checkpoints.fit import Shape, check_fit
+from anysr.checkpoints.names import released_name
+from anysr.checkpoints.shapes import FAMILIES, config_from_shapes, family_of
+from anysr.colour import Affine, ColourConfig
+from anysr.config import ModelConfig
+from anysr.model import AnySR
+
+_SHIFT = re.compile(r"encoder\.(sub|add)_mean\.(weight|bias)")
+
+
+def is_pickle(path: str | os.PathLike[str]) -> bool:
+    """Whether the file begins as ``torch.save`` writes them, zipped or not, and not as safetensors do."""
+    with Path(path).open("rb") as file:
+        start = file.read(9)
+    return start[:2] == b"PK" or (start[:1] == b"\x80" and start[8:9] != b"{")
+
+
+def load_released(path: str | os.PathLike[str]) -> AnySR:
+    """The network in a released file, in evaluation mode; family, depth and widths come from its weights.
+
+    Raises:
+        ValueError: the file is damaged, holds more than tensors and plain values, is of none of the
+            families, or fits one only in part (missing, unexpected and mis-shaped keys are listed).
+    """
+    spec, given = _read(path)
+    shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
+    family = family_of(shapes)
+    if family is None:
+        some = ", ".join(list(given)[:3])
+        raise ValueError(
+            f"{path} is not a checkpoint of {', '.join(FAMILIES)}; it holds {len(given)} tensors: {some}, …"
+        )
+    try:
+        config = config_from_shapes(family, shapes, spec)
+    except ValueError as error:
+        raise ValueError(f"{path} ({family}) has impossible sizes: {error}") from error
+    shifts = _shifts_applied(family, config)
+    given = {name: tensor for name, tensor in given.items() if name in shifts or not _SHIFT.fullmatch(name)}
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in AnySR(config).state_dict().items()}
+    theirs = {name: released_name(name, family, config) for name in expected}
+    known = {theirs[name]: shape for name, shape in expected.items()} | shifts
+    check_fit(f"{path} ({family})", known, {name: tuple(tensor.shape) for name, tensor in given.items()})
+    model = AnySR(replace(config, colour=_colour(config.colour, given)))
+    model.load_state_dict({name: _plain(given[theirs[name]], shape) for name, shape in expected.items()})
+    return model.eval()
+
+
+def _shifts_applied(family: str, config: ModelConfig) -> dict[str, Shape]:
+    """Names and shapes of the mean shifts that the network applies; LIIF's and SRNO's files hold idle ones."""
+    modules = ("sub_mean", "add_mean") if family == "ArbSR" else ("encoder.sub_mean",)
+    if family != "ArbSR" and config.interweave is None:
+        return {}
+    return {f"{m}.{name}": shape for m in modules for name, shape in (("weight", (3, 3, 1, 1)), ("bias", (3,)))}
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
+    """The model's description, empty where there is none, and its tensors by name."""
+    try:
+        with warnings.catch_warnings():
+            # A refusal is one line: torch remarks on a foreign pickle before it refuses it.
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} is damaged or holds more than tensors and plain values; refused, and nothing in it was run"
+        ) from error
+    except Exception as error:  # a damaged file raises whatever its bytes happen to lead to
+        raise ValueError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}); it may be cut short"
+        ) from error
+    spec: Mapping[str, Any] = {}
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping) and "sd" in content["model"]:
+        spec, content = content["model"], content["model"]["sd"]
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    ):
+        raise ValueError(f"{path} is not a checkpoint of {', '.join(FAMILIES)}: it holds no table of tensors by name")
+    return spec, {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _colour(published: ColourConfig, given: Mapping[str, Tensor]) -> ColourConfig:
+    """The mean shifts as part of the configuration; training changes them, so the file's own are taken."""
+    if "sub_mean.weight" in given:
+        return ColourConfig(_rows(given, "sub_mean", before=255.0), _rows(given, "add_mean", after=1 / 255))
+    if "encoder.sub_mean.weight" in given:
+        return replace(published, to_encoder=_rows(given, "encoder.sub_mean"))
+    return published
+
+
+def _rows(given: Mapping[str, Tensor], name: str, before: float = 1.0, after: float = 1.0) -> Affine:
+    weight, bias = given[f"{name}.weight"].double().view(3, 3), given[f"{name}.bias"].double().view(3, 1)
+    rows: list[list[float]] = (torch.cat([weight * before, bias], dim=1) * after).tolist()
+    return tuple((r, g, b, constant) for r, g, b, constant in rows)
+
+
+def _plain(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """In our shape, which may lack trailing ones, and single precision."""
+    return tensor.reshape(shape).float() if tensor.is_floating_point() else tensor.reshape(shape)

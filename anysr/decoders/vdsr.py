@@ -1,0 +1,96 @@
+"""VDSR (1511.04587): twenty plain convolutions on the bicubically enlarged image, which learn the difference."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, replace
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anysr.fixed_scale import in_strips, luma, pick_pixels
+from anysr.geometry import PointQueries, Queries
+from anysr.slimmable import SlimConv2d
+
+# HR pixels a strip: large, since each strip is computed with as many more rows as there are layers.
+_BLOCK_PIXELS = 1048576
+
+
+@dataclass(frozen=True)
+class VdsrConfig:
+    """Published: 20 layers of 64 channels on the luma. One network serves every scale.
+
+    Attributes:
+        num_layers: convolutions.
+        hidden: width between them, narrowed by subnets.
+        colours: 1 works on the luma and leaves the colour differences bicubic, as published; 3 on RGB.
+    """
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
+
+    kind: Literal["vdsr"] = "vdsr"
+    num_layers: int = 20
+    hidden: int = 64
+    colours: Literal[1, 3] = 1
+
+    def __post_init__(self) -> None:
+        if self.num_layers < 2 or self.hidden < 1 or self.colours not in (1, 3):
+            raise ValueError(
+                "decoder.num_layers must be at least 2, hidden at least 1 and colours 1 or 3, got "
+                f"{self.num_layers}, {self.hidden} and {self.colours}"
+            )
+
+    @property
+    def slim_channels(self) -> int:
+        """The width that subnets take a fraction of."""
+        return self.hidden
+
+    def narrowed(self, width: int) -> VdsrConfig:
+        """The configuration of the physically smaller network."""
+        return replace(self, hidden=width)
+
+
+class Vdsr(nn.Module):
+    """The image to RGB at any scale."""
+
+    def __init__(self, config: VdsrConfig, feat_channels: int) -> None:
+        super().__init__()
+        if feat_channels != 3:
+            raise ValueError('decoder kind "vdsr" enlarges the image itself; set encoder kind "rgb"')
+        self.config = config
+        sizes = [config.colours] + [config.hidden] * (config.num_layers - 1) + [config.colours]
+        layers = [SlimConv2d(a, b, 3) for a, b in itertools.pairwise(sizes)]
+        self.layers = cast(list[SlimConv2d], nn.ModuleList(layers))
+
+    def forward(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: Queries, width: int) -> Tensor:
+        """RGB in the network's colour range: (B, 3, H, W) for a grid, (B, Q, 3) for points.
+
+        Points are answered by the pixel that they lie in, from the whole image.
+        """
+        enlarged = bicubic(image_B3hw, queries.size)
+        given = luma(enlarged) if self.config.colours == 1 else enlarged
+        rows = max(64, _BLOCK_PIXELS // queries.size[1])
+        # On the luma the one channel of difference goes to all three colours, which leaves Cb and Cr alone.
+        rgb = enlarged + in_strips(given, lambda x: self._difference(x, width), 1, rows, self.config.num_layers)
+        rgb = rgb.float()
+        return pick_pixels(rgb, queries) if isinstance(queries, PointQueries) else rgb
+
+    def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
+        """Multiply-adds of one image."""
+        per_pixel = 2 * self.config.colours * width + (self.config.num_layers - 2) * width**2
+        return size[0] * size[1] * 9 * per_pixel
+
+    executed_macs = macs
+
+    def _difference(self, x_BCHW: Tensor, width: int) -> Tensor:
+        for layer in self.layers[:-1]:
+            x_BCHW = torch.relu(layer(x_BCHW, width))
+        return self.layers[-1](x_BCHW)
+
+
+def bicubic(image_BCHW: Tensor, size: tuple[int, int]) -> Tensor:
+    """Bicubic enlargement with a = -1/2, as PIL and MATLAB do (torch's own default is -3/4)."""
+    enlarged = F.interpolate(image_BCHW.float(), size=size, mode="bicubic", antialias=True)
+    return enlarged.to(image_BCHW.dtype)

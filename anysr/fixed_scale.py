@@ -1,0 +1,56 @@
+"""What the baselines that make whole images share: one factor, strips, and pixels picked from the result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from anysr.geometry import PointQueries
+
+# ITU-R BT.601; the weights sum to 1, so adding d to all three colours adds d to the luma.
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def check_factor(lr_size: tuple[int, int], size: tuple[int, int], factor: int) -> None:
+    """Refuse any enlargement but ``factor``."""
+    height, width = lr_size
+    if size != (height * factor, width * factor):
+        raise ValueError(
+            f"this network enlarges ×{factor} only: {height} × {width} to {height * factor} × {width * factor}, not to "
+            f"{size[0]} × {size[1]}; use scale={factor}, or a network of any scale such as edsr-baseline-liif"
+        )
+
+
+def luma(rgb_B3HW: Tensor) -> Tensor:
+    """(B, 1, H, W) brightness of RGB, in the same range."""
+    weights = rgb_B3HW.new_tensor(_LUMA).view(1, 3, 1, 1)
+    return (rgb_B3HW * weights).sum(1, keepdim=True)
+
+
+def pick_pixels(rgb_B3HW: Tensor, queries: PointQueries) -> Tensor:
+    """(B, Q, 3): the pixel that each query lies in."""
+    size = rgb_B3HW.new_tensor(rgb_B3HW.shape[-2:], dtype=torch.float32)
+    row, col = ((queries.coord + 1) / 2 * size).floor().long().unbind(-1)
+    height, width = rgb_B3HW.shape[-2:]
+    index_BQ = row.clamp(0, height - 1) * width + col.clamp(0, width - 1)
+    return rgb_B3HW.flatten(2).transpose(1, 2).gather(1, index_BQ.unsqueeze(-1).expand(-1, -1, 3))
+
+
+def in_strips(x_BCHW: Tensor, network: Callable[[Tensor], Tensor], factor: int, rows: int, halo: int) -> Tensor:
+    """``network`` applied to strips of ``rows`` rows, exactly as to the whole.
+
+    Args:
+        x_BCHW: its input.
+        network: convolutions that pad with zeros and enlarge ``factor`` times.
+        factor: rows of output per row of input.
+        rows: input rows a strip, which bound the memory.
+        halo: input rows on either side that an output row depends on.
+    """
+    height, strips = x_BCHW.shape[-2], []
+    for top in range(0, height, rows):
+        first, bottom = max(0, top - halo), min(height, top + rows)
+        strip = network(x_BCHW[..., first : min(height, bottom + halo), :])
+        strips.append(strip[..., (top - first) * factor : (bottom - first) * factor, :])
+    return torch.cat(strips, dim=-2)

@@ -1,0 +1,1 @@
+"""One script a question; results as CSV with hardware, versions and commit."""

@@ -1,0 +1,216 @@
+"""How much faster are our forms than the textbook's, with the same weights, in one interleaved run?
+
+    python -m benchmarks.fast_vs_textbook --networks liif srno --scales 2 2.7 4 --size 256 --out results.csv
+
+The textbook form (tests/textbook.py) runs in float32, whole image, without gradients: as published.
+``--train`` times an optimiser step instead (batch 4, LR 48 x 48, 2,304 queries each, data excluded).
+Times are the process's own on one thread (``time.process_time``), so that a busy machine disturbs
+them little, and wall time on more. ``peak_gflops`` is the best float32 product measured beforehand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+import torch
+
+from anysr import AnySR, EdsrConfig, InterweaveConfig, LiifConfig, MetaSrConfig, ModelConfig, SrnoConfig, cost
+from anysr.fast_linear import FastLinear
+from tests import textbook
+
+NETWORKS = {
+    "liif": ModelConfig(EdsrConfig(), LiifConfig(), None),
+    "srno": ModelConfig(EdsrConfig(), SrnoConfig(), None),
+    "srno-anysr": ModelConfig(EdsrConfig(), SrnoConfig(), InterweaveConfig()),
+    "metasr": ModelConfig(EdsrConfig(), MetaSrConfig(), None),
+}
+
+
+@dataclass
+class Row:
+    """One line of the results; seconds are the best of the repeats."""
+
+    task: str
+    network: str
+    subnet: str
+    precision: str
+    scale: float
+    lr_px: int
+    textbook_s: float
+    fast_s: float
+    ratio: float
+    textbook_encoder_s: float
+    fast_encoder_s: float
+    upsampler_ratio: float
+    executed_gflops: float
+    peak_gflops: float
+    largest_difference: float
+    threads: int
+    cpu: str
+    torch: str
+    python: str
+    commit: str
+
+
+def main() -> None:
+    """Measure and write one CSV row per network, scale and precision."""
+    args = parse()
+    torch.set_num_threads(args.threads)
+    hardware = (args.threads, cpu_name(), torch.__version__, platform.python_version(), commit())
+    peak = peak_gflops(args.threads)
+    with args.out.open("w", newline="") as file:
+        writer = csv.DictWriter(file, [f.name for f in fields(Row)])
+        writer.writeheader()
+        for network in args.networks:
+            for scale in args.scales:
+                for precision in args.precisions:
+                    row = measure(args, network, scale, precision, peak, hardware)
+                    writer.writerow(asdict(row))
+                    file.flush()
+                    seconds = f"{row.textbook_s:.2f} s -> {row.fast_s:.2f} s"
+                    print(f"{network} x{scale} {precision}: {seconds}, {row.ratio:.2f}x", flush=True)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--scales", nargs="+", type=float, default=[2.0, 2.7, 4.0])
+    parser.add_argument("--precisions", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
+    parser.add_argument("--subnet", default="full", choices=["full", "auto"])
+    parser.add_argument("--size", type=int, default=256, help="height and width of the LR image")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--train", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("fast_vs_textbook.csv"))
+    return parser.parse_args()
+
+
+def measure(
+    args: argparse.Namespace,
+    network: str,
+    scale: float,
+    precision: str,
+    peak: float,
+    hardware: tuple[int, str, str, str, str],
+) -> Row:
+    """Textbook and fast form turn by turn."""
+    torch.manual_seed(0)
+    model = AnySR(NETWORKS[network]).train(args.train)
+    task = training_step if args.train else inference
+    runs = task(model, scale, precision, args)
+    seconds, answers = interleaved(runs, args.repeats, args.threads)
+    book, fast, book_encoder, fast_encoder = seconds
+    size = 48 if args.train else args.size
+    gflops = 2e-9 * cost(model, (size, size), scale, args.subnet).executed_macs / fast
+    difference = (
+        0.0 if answers[0] is None or answers[1] is None else float((answers[0] - answers[1].float()).abs().max())
+    )
+    return Row(
+        "train" if args.train else "infer", network, args.subnet, precision, scale, size, book, fast, book / fast,
+        book_encoder, fast_encoder, (book - book_encoder) / max(fast - fast_encoder, 1e-3),
+        0.0 if args.train else gflops, peak, difference, *hardware,
+    )  # fmt: skip
+
+
+Run = Callable[[], torch.Tensor | None]
+
+
+def inference(model: AnySR, scale: float, precision: str, args: argparse.Namespace) -> list[Run]:
+    """Whole network and encoder alone, textbook and fast."""
+    lr = torch.rand(1, 3, args.size, args.size)
+    given = AnySR(model.config).eval()
+    given.load_state_dict(model.state_dict())
+    given.to(getattr(torch, precision))
+    chosen = model.subnet_for(args.subnet, scale)
+    pair, width = (scale, scale), chosen.encoder_channels
+    runs: list[Run] = [
+        lambda: textbook.enlarge(model, lr, scale, args.subnet),
+        lambda: given(lr, scale, subnet=args.subnet),
+        lambda: textbook.edsr(model.encoder, lr, pair, width),
+        lambda: model.encoder(lr, pair, width),
+    ]
+    return [torch.no_grad()(run) for run in runs]
+
+
+def training_step(model: AnySR, scale: float, precision: str, args: argparse.Namespace) -> list[Run]:
+    """Forward, backward and Adam; the encoder's share is not separated."""
+    lr, coord, hr = torch.rand(4, 3, 48, 48), torch.rand(4, 2304, 2) * 2 - 1, torch.rand(4, 2304, 3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
+    size = round(48 * scale)
+    chosen = model.subnet_for(args.subnet, scale)
+
+    def step(forward: Callable[[], torch.Tensor]) -> None:
+        optimizer.zero_grad()
+        (forward().float() - hr).abs().mean().backward()
+        optimizer.step()
+
+    def book() -> torch.Tensor:
+        image = (lr - 0.5) / 0.5
+        feat = textbook.edsr(model.encoder, image, (scale, scale), chosen.encoder_channels)
+        cell = (2 / size, 2 / size)
+        return textbook.decode(model.decoder, feat, image, coord, cell, chosen.decoder_channels) * 0.5 + 0.5
+
+    def fast() -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+            return model(lr, scale, coord=coord, subnet=args.subnet)
+
+    return [lambda: step(book), lambda: step(fast), lambda: None, lambda: None]
+
+
+def interleaved(runs: list[Run], repeats: int, threads: int) -> tuple[list[float], list[torch.Tensor | None]]:
+    """Best time of each, and its answer, one round after the other."""
+    clock = time.process_time if threads == 1 else time.perf_counter
+    best = [float("inf")] * len(runs)
+    answers: list[torch.Tensor | None] = [None] * len(runs)
+    for _ in range(repeats):
+        for i, run in enumerate(runs):
+            start = clock()
+            answers[i] = run()
+            best[i] = min(best[i], clock() - start)
+    return best, answers
+
+
+def peak_gflops(threads: int) -> float:
+    """Best of plain and prepacked products of 2,048 x 256 x 256, GFLOP/s."""
+    clock = time.process_time if threads == 1 else time.perf_counter
+    x, weight, bias = torch.randn(2048, 256), torch.randn(256, 256), torch.zeros(256)
+    best = 0.0
+    with torch.no_grad():
+        layer = FastLinear(weight, bias)
+        for run in (lambda: layer(x), lambda: torch.nn.functional.linear(x, weight, bias)):
+            for _ in range(20):
+                start = clock()
+                for _ in range(10):
+                    run()
+                best = max(best, 10 * 2e-9 * 2048 * 256 * 256 / (clock() - start))
+    return best
+
+
+def cpu_name() -> str:
+    """The processor as the system names it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
+
+
+def commit() -> str:
+    """Commit of the working tree, with a mark where it holds changes."""
+    root = Path(__file__).resolve().parents[1]
+    described = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
+    )
+    return described.stdout.strip() or "unknown"
+
+
+if __name__ == "__main__":
+    main()
