@@ -17,7 +17,7 @@ from anysr.encoders import ENCODERS, Encoder
 from anysr.fast_linear import inference_dtype
 from anysr.geometry import GridQueries, PointQueries, Queries, resolve_target
 from anysr.slimmable import copy_prefixes
-from anysr.zoo import named_config
+from anysr.zoo import named_values
 
 SubnetChoice = int | Literal["auto", "full"]
 
@@ -144,7 +144,7 @@ def build(config: ModelConfig | Mapping[str, Any] | str, **overrides: Any) -> An
         ValueError: an unknown name or key, or a value that does not fit.
     """
     if isinstance(config, str):
-        return AnySR(named_config(config, overrides))
+        return AnySR(ModelConfig.from_dict(named_values(config, overrides)))
     if overrides:
         raise ValueError(f"overrides change a named network; put {', '.join(overrides)} into the configuration itself")
     return AnySR(config if isinstance(config, ModelConfig) else ModelConfig.from_dict(config))

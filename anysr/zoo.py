@@ -127,8 +127,8 @@ def list_models() -> list[str]:
     return list(MODELS)
 
 
-def named_config(name: str, overrides: Mapping[str, Any]) -> ModelConfig:
-    """A named network's configuration with some of its values replaced.
+def named_values(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A named network's configuration as plain values, with some of them replaced.
 
     Args:
         name: one of :func:`list_models`.
@@ -136,10 +136,10 @@ def named_config(name: str, overrides: Mapping[str, Any]) -> ModelConfig:
             An encoder or decoder of another ``kind`` starts from that kind's defaults.
 
     Raises:
-        ValueError: an unknown name or key (the nearest is named), or a value that does not fit.
+        ValueError: an unknown name (the nearest is named).
     """
     check_keys([name], MODELS, "model name")
-    return ModelConfig.from_dict(_merged(MODELS[name].to_dict(), overrides))
+    return _merged(MODELS[name].to_dict(), overrides)
 
 
 def _merged(base: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

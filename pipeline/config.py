@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from anysr import ModelConfig
+from anysr import ModelConfig, list_models
+from anysr.zoo import named_values
 from pipeline.errors import UserError, one_line
 from pipeline.network_kinds import is_of, network_classes, with_kinds, without_class
 
@@ -156,7 +157,7 @@ class TrainingConfig(Section):
                 f"train.batch_size {self.train.batch_size} does not divide among ray.num_workers x train.accumulate = "
                 f"{share}; choose a multiple of {share}"
             )
-        smallest = round(self.data.lr_crop_px * groups[0].scales[0]) ** 2
+        smallest = round(self.data.lr_crop_px * (self.factor or groups[0].scales[0])) ** 2
         if self.data.queries_per_crop > smallest:
             raise ValueError(
                 f"data.queries_per_crop {self.data.queries_per_crop} is more than the {smallest} pixels of the "
@@ -165,9 +166,19 @@ class TrainingConfig(Section):
         return self
 
     @property
+    def factor(self) -> int | None:
+        """The one factor of a fixed-scale network; None for any scale."""
+        return getattr(self.model.decoder, "factor", None)
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The scales to validate at."""
+        return self.validation.scales if self.factor is None else (float(self.factor),)
+
+    @property
     def hr_crop_px(self) -> int:
         """Side of the largest HR crop: the smallest photo that can be trained on."""
-        return round(self.data.lr_crop_px * self.model.subnets[-1].scales[1])
+        return round(self.data.lr_crop_px * (self.factor or self.model.subnets[-1].scales[1]))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -188,7 +199,7 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainingCon
     values = {} if path is None else _read_yaml(path)
     for override in overrides:
         _apply(values, override)
-    return parse_config(values)
+    return parse_config(_with_named_model(values))
 
 
 def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
@@ -203,7 +214,11 @@ def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
 
 def json_schema() -> dict[str, Any]:
     """The configuration's JSON schema, for editors and other tools."""
-    return TypeAdapter(TrainingConfig).json_schema()
+    schema = TypeAdapter(TrainingConfig).json_schema()
+    name = {"enum": list_models(), "description": "A named network; what stands beside it is changed in it."}
+    schema["$defs"]["ModelConfig"]["properties"]["name"] = name
+    schema["properties"]["model"] = {"anyOf": [name, {"$ref": "#/$defs/ModelConfig"}]}
+    return schema
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -216,6 +231,19 @@ def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: st
         elif old != new:
             changes.append(f"{prefix}{key}: {old} -> {new}")
     return changes
+
+
+def _with_named_model(values: dict[str, Any]) -> dict[str, Any]:
+    """``model: NAME`` or ``model: {name: NAME, …}`` written out."""
+    model = values.get("model")
+    changes = {"name": model} if isinstance(model, str) else dict(model) if isinstance(model, Mapping) else {}
+    name = changes.pop("name", None)
+    if name is None:
+        return values
+    try:
+        return {**values, "model": named_values(str(name), changes)}
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -236,6 +264,8 @@ def _apply(values: dict[str, Any], override: str) -> None:
         raise UserError(f"an override is written key.sub=value, got {override!r}")
     *parents, last = path.split(".")
     node: Any = values
+    if isinstance(values.get("model"), str):
+        values["model"] = {"name": values["model"]}
     try:
         for part in parents:
             node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})

@@ -14,7 +14,7 @@ from torch import Tensor
 import anysr
 from anysr import AnySR
 from anysr.metrics import psnr_y
-from pipeline.config import ValidationConfig
+from pipeline.config import TrainingConfig
 from pipeline.data.degrade import lr_hr_pair, resize_bicubic
 from pipeline.data.photo_map import PhotoMap
 from pipeline.data.photos import Pixels
@@ -54,11 +54,11 @@ class Score:
         return f"x{self.scale:g}  bicubic {self.bicubic:.2f}  subnet {self.own:.2f}  full {self.full:.2f} dB"
 
 
-def validate(model: AnySR, photos: PhotoMap, config: ValidationConfig, context: WorkerContext) -> list[Score]:
+def validate(model: AnySR, photos: PhotoMap, config: TrainingConfig, context: WorkerContext) -> list[Score]:
     """Score the network at each scale; every worker calls this and gets all scores."""
     tasks = [(scale, index) for scale in config.scales for index in range(len(photos))]
     mine = [
-        (scale, index, psnrs(model, central_crop(photos[index], config.crop_px), scale, context.device))
+        (scale, index, psnrs(model, central_crop(photos[index], config.validation.crop_px), scale, context.device))
         for scale, index in tasks[context.rank :: context.world_size]
     ]
     by_scale: dict[float, list[tuple[float, float, float]]] = defaultdict(list)

@@ -36,11 +36,13 @@ def write_scores(folder: Path, scores: list[Score], suite: str, step: int) -> Pa
     return path
 
 
-def write_pictures(folder: Path, model: AnySR, photos: Photos, scores: list[Score], suite: str) -> list[Path]:
+def write_pictures(
+    folder: Path, model: AnySR, photos: Photos, scores: list[Score], suite: str, shown: Sequence[float]
+) -> list[Path]:
     """Write the plot and the crop sheet; returns the files."""
     plot, crops = folder / "psnr_over_scale.png", folder / "crops.png"
     plot_psnr(plot, scores, suite)
-    crop_sheet(crops, model, photos)
+    crop_sheet(crops, model, photos, shown)
     return [plot, crops]
 
 
@@ -78,7 +80,7 @@ def plot_psnr(path: Path, scores: Sequence[Score], suite: str) -> None:
     plt.close(figure)
 
 
-def crop_sheet(path: Path, model: AnySR, photos: Photos, scales: Sequence[float] = (2.0, 3.0, 4.0)) -> None:
+def crop_sheet(path: Path, model: AnySR, photos: Photos, scales: Sequence[float]) -> None:
     """Rows of matching crops: HR, bicubic, own subnet, full network; one photo and scale a row."""
     pairs = [(index, scale) for scale in scales for index in range(min(2, len(photos)))]
     rows = [_crop_row(model, photos[index], scale) for index, scale in pairs]

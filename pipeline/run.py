@@ -136,6 +136,8 @@ def _announce(
             f"  subnet {subnet.index}: ×{low:g}–{high:g}, {subnet.encoder_channels} encoder and "
             f"{subnet.decoder_channels} decoder channels"
         )
+    if config.factor is not None:
+        print(f"  this network enlarges ×{config.factor} only: validation.scales is not used")
     print(f"photos: {len(photos[0])} to train, {len(photos[1])} to validate")
     for line in (*photos[0].skipped, *photos[1].skipped):
         print(f"  skipped: {line}")
@@ -145,11 +147,11 @@ def _announce(
 def _log_costs(model: AnySR, config: TrainingConfig, sink: SinkSpec) -> None:
     """Multiply-adds of each scale's own subnet and of the full network, for a 256 x 256 input."""
     values: dict[str, float] = {}
-    for scale in config.validation.scales:
+    for scale in config.scales:
         own, full = (anysr.cost(model, (256, 256), scale, subnet) for subnet in ("auto", "full"))
         values |= {f"cost/x{scale:g}/gmacs": own.macs / 1e9, f"cost/x{scale:g}/gmacs_full": full.macs / 1e9}
     for subnet in model.subnets:
-        one = anysr.cost(model, (256, 256), subnet.scales[0], subnet.index)
+        one = anysr.cost(model, (256, 256), config.factor or subnet.scales[0], subnet.index)
         values |= {
             f"cost/subnet{subnet.index}/gmacs": one.macs / 1e9,
             f"cost/subnet{subnet.index}/params": float(one.params),
@@ -165,7 +167,8 @@ def _publish(config: TrainingConfig, fitted: Fitted, photos: PhotoMap, folder: P
     model = anysr.load(fitted.checkpoint / MODEL_FILE)
     anysr.save(model, model_file)
     suite, scores = config.validation.suite, fitted.outcome.scores
-    pictures = write_pictures(folder, model, photos, scores, suite)
+    shown = (2.0, 3.0, 4.0) if config.factor is None else config.scales
+    pictures = write_pictures(folder, model, photos, scores, suite, shown)
     with TemporaryDirectory() as temporary:
         scores_file = write_scores(Path(temporary), scores, suite, fitted.outcome.step)
         attached = [folder / _CONFIG_FILE, model_file, scores_file, *pictures]

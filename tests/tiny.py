@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
+from collections.abc import Sequence
 
 from pipeline.config import TrainingConfig, load_config
 
@@ -28,11 +27,5 @@ OVERRIDES = (
 )
 
 
-def tiny_config(*overrides: str) -> TrainingConfig:
-    return load_config(None, [*OVERRIDES, *overrides])
-
-
-def train_command(*overrides: str, local: bool = True) -> list[str]:
-    root = Path(__file__).resolve().parent.parent
-    flags = ["--local"] if local else []
-    return [sys.executable, str(root / "jobs" / "train.py"), *flags, *OVERRIDES, *overrides]
+def tiny_config(*overrides: str, base: Sequence[str] = OVERRIDES) -> TrainingConfig:
+    return load_config(None, [*base, *overrides])

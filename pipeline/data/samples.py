@@ -71,8 +71,10 @@ class ScaleGroupSampler:
         weights: Sequence[float] | None,
         full_width_probability: float,
         seed: int,
+        factor: int | None = None,
     ) -> None:
         self._groups = groups
+        self._factor = factor
         given = np.asarray(weights if weights is not None else [1.0] * len(groups))
         self._probabilities = given / given.sum()
         self._full_width_probability = full_width_probability
@@ -82,7 +84,7 @@ class ScaleGroupSampler:
         """The draw of a step, whatever was drawn before."""
         rng = np.random.default_rng((self._seed, _GROUP_STREAM, step))
         group = int(rng.choice(len(self._groups), p=self._probabilities))
-        scale = float(rng.uniform(*self._groups[group].scales))
+        scale = float(self._factor or rng.uniform(*self._groups[group].scales))
         return Draw(group, scale, bool(rng.random() < self._full_width_probability))
 
 
@@ -98,7 +100,11 @@ class StepBatches(Dataset[Batch]):
         share = self._batch_size // world_size
         self._mine = range(rank * share, (rank + 1) * share)
         self.sampler = ScaleGroupSampler(
-            config.model.subnets, config.sampling.group_weights, config.sampling.full_width_probability, self._seed
+            config.model.subnets,
+            config.sampling.group_weights,
+            config.sampling.full_width_probability,
+            self._seed,
+            config.factor,
         )
 
     def __getitem__(self, step: int) -> Batch:

@@ -66,7 +66,7 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
 def open_photos(config: TrainingConfig) -> tuple[PhotoMap, PhotoMap]:
     """The photos to train on and to validate on, decoded."""
     data = config.data
-    smallest = config.validation.crop_px or round(4 * max(config.validation.scales))
+    smallest = config.validation.crop_px or round(4 * max(config.scales))
     return (
         open_photo_map(photo_folder(data.train, "train"), data, config.hr_crop_px),
         open_photo_map(photo_folder(data.validation, "validation"), data, smallest),
@@ -88,7 +88,7 @@ def _validate(
     state: TrainState, photos: PhotoMap, config: TrainingConfig, context: WorkerContext, log: MetricLog
 ) -> None:
     model = state.best_model.eval()
-    scores = validate(model, photos, config.validation, context)
+    scores = validate(model, photos, config, context)
     state.scores = [vars(score) for score in scores]
     log.add(state.step, metric_values(scores, config.validation.suite))
     for score in scores:
