@@ -7,12 +7,15 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+
+import psutil
 
 _SENT = ("anysr", "pipeline", "jobs")
 # What a remote cluster's job needs to know of this shell; credentials belong to the cluster.
@@ -39,7 +42,13 @@ def follow_job(
             shutil.copyfile(config, Path(stage) / "config.yaml")
             arguments = ["--config", "config.yaml", *arguments]
         entrypoint = [python, "jobs/train.py", *arguments]
-        return _follow(stage, entrypoint, {**os.environ, **environment}, stop=not environment)
+        return _follow(stage, entrypoint, {**_authentication(), **os.environ, **environment}, stop=not environment)
+
+
+def _authentication() -> dict[str, str]:
+    """Ray's clusters ask for a token by default; its client sends one only when told to."""
+    has_token = "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").exists()
+    return {"RAY_AUTH_MODE": "token"} if has_token else {}
 
 
 def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, str], stop: bool) -> int:
@@ -56,6 +65,13 @@ def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, st
     finally:
         if not finished and stop:
             subprocess.run([*_ray("stop"), job], env=client, check=False, capture_output=True, timeout=30)
+
+
+def is_this_machine(address: str) -> bool:
+    """Whether a Ray address, such as http://127.0.0.1:8265, names this machine, whose paths a job then shares."""
+    host = address.rpartition("://")[2].partition(":")[0]
+    own = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
+    return host in {"auto", "local", "localhost", socket.gethostname(), *own}
 
 
 def exit_on_signals() -> None:
