@@ -106,7 +106,7 @@ class LiftedBlocks:
 
     def __iter__(self) -> Iterator[LiftedBlock]:
         channels = max(lift.col.shape[1] for lift in self.lifts)
-        max_rows = strip_rows(4 * self.grid.lr_size[1] * channels * self.feat_Dhw.itemsize)
+        max_rows = strip_rows(self.feat_Dhw, 4 * self.grid.lr_size[1] * channels * self.feat_Dhw.itemsize)
         for strip in strips(self.grid.ys.index, max_rows):
             for rows, cols in blocks(strip, self.grid.size[1], block_pixels(self.feat_Dhw)):
                 yield LiftedBlock(self, strip, rows, cols)
