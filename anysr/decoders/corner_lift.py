@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from anysr.decoders.grid import CORNERS, Strip, block_pixels, blocks, strip_rows, strips, weighted_rows
@@ -106,7 +107,7 @@ class LiftedBlocks:
 
     def __iter__(self) -> Iterator[LiftedBlock]:
         channels = max(lift.col.shape[1] for lift in self.lifts)
-        max_rows = strip_rows(4 * self.grid.lr_size[1] * channels * self.feat_Dhw.itemsize)
+        max_rows = strip_rows(self.feat_Dhw, 4 * self.grid.lr_size[1] * channels * self.feat_Dhw.itemsize)
         for strip in strips(self.grid.ys.index, max_rows):
             for rows, cols in blocks(strip, self.grid.size[1], block_pixels(self.feat_Dhw)):
                 yield LiftedBlock(self, strip, rows, cols)
@@ -115,11 +116,18 @@ class LiftedBlocks:
         """For each lift rows of K: 4 per LR pixel of the strip (corners), one per image row, one per column."""
         if self._at is None or self._at[0] != strip:
             feat = self.feat_Dhw[:, strip.first : strip.last].permute(1, 2, 0).reshape(-1, len(self.feat_Dhw))
+            # Room behind the pixels' rows for those of image rows and columns, without copying the table.
+            room = -(-(strip.bottom - strip.top + self.grid.size[1]) // len(CORNERS))
+            feat = F.pad(feat, (0, 0, 0, room))
             parts = zip(self.lifts, self._projections, strict=True)
-            self._at = strip, [_table(lift, project(feat), strip) for lift, project in parts]
+            self._at = strip, [_table(lift, project(feat), room, strip) for lift, project in parts]
         return self._at[1]
 
 
-def _table(lift: CornerLift, projected: Tensor, strip: Strip) -> Tensor:
-    rows, cols = lift.row[strip.top : strip.bottom].to(projected.dtype), lift.col.to(projected.dtype)
-    return torch.cat([projected.view(-1, cols.shape[1]), rows, cols])
+def _table(lift: CornerLift, projected: Tensor, room: int, strip: Strip) -> Tensor:
+    table = projected.view(-1, lift.col.shape[1])
+    first_row = len(table) - room * len(CORNERS)
+    first_col = first_row + strip.bottom - strip.top
+    table[first_row:first_col] = lift.row[strip.top : strip.bottom]
+    table[first_col : first_col + len(lift.col)] = lift.col
+    return table

@@ -9,10 +9,12 @@ W1 (x + M^T (Wq x + bq)) + b1, one linear layer of x.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from anysr.fast_linear import FastLinear
 from anysr.slimmable import SlimConv2d, prefix
@@ -44,6 +46,29 @@ class Moments:
     def __add__(self, other: Moments) -> Moments:
         product = self.product + other.product
         return Moments(product, self.sums + other.sums, self.count + other.count)
+
+
+class _Standardise(torch.autograd.Function):
+    """x / (s + 1e-5) over the last axis, s the unbiased standard deviation of x, whose mean is 0.
+
+    Written out because the backward pass by parts goes over memory twice as often.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        deviation = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * (x.shape[-1] - 1) ** -0.5
+        inverse = (deviation + _EPS).reciprocal()
+        ctx.save_for_backward(x, deviation, inverse)
+        return x * inverse
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        x, deviation, inverse = ctx.saved_tensors
+        along = (x * grad).sum(-1, keepdim=True) * inverse.square()
+        # Where the deviation vanishes so does x, and with it the second term.
+        along = along / (deviation * (x.shape[-1] - 1)).clamp_min(torch.finfo(x.dtype).tiny)
+        return (grad * inverse).addcmul_(x, along, value=-1)
 
 
 class HeadNorm(nn.Module):
@@ -83,8 +108,7 @@ class Galerkin(nn.Module):
         batch, count, _ = centred_BQ2K.shape
         heads, head = width // self.head_channels, self.head_channels
         centred = centred_BQ2K.float().view(batch, count, 2 * heads, head)
-        deviation = torch.linalg.vector_norm(centred, dim=-1, keepdim=True) * (head - 1) ** -0.5
-        normed = centred * (deviation + _EPS).reciprocal()
+        normed = cast(Tensor, _Standardise.apply(centred))
         keys, values = torch.split(normed, heads, dim=2)
         with torch.autocast(centred.device.type, enabled=False):
             product = torch.matmul(keys.permute(0, 2, 3, 1), values.transpose(1, 2))

@@ -147,7 +147,7 @@ class Liif(nn.Module):
         tail = self._tail(width, dtype)
         rgb_B3HW = torch.empty(batch, 3, *queries.size, device=feat_BDhw.device)
         with torch.autocast(feat_BDhw.device.type, enabled=False):
-            for strip in strips(places.ys.index, strip_rows(cols * width * dtype.itemsize)):
+            for strip in strips(places.ys.index, strip_rows(feat_BDhw, cols * width * dtype.itemsize)):
                 for b in range(batch):
                     projected = conv3x3_rows(feat_BDhw[b].to(dtype), kernel, bias, strip)
                     table = torch.cat([projected, rel_weight])  # rel multiplies the last two rows

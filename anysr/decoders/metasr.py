@@ -122,7 +122,7 @@ class MetaSr(nn.Module):
         kernel = self._kernel(width).to(dtype)
         rgb_B3HW = torch.empty(batch, 3, *queries.size, device=device)
         with torch.autocast(device.type, enabled=False):
-            for strip in strips(ys.index[None], strip_rows(cols * kernel.shape[0] * dtype.itemsize)):
+            for strip in strips(ys.index[None], strip_rows(feat_BDhw, cols * kernel.shape[0] * dtype.itemsize)):
                 for b in range(batch):
                     table = conv3x3_rows(feat_BDhw[b].to(dtype), kernel, None, strip)
                     for r, c in blocks(strip, queries.size[1], block_pixels(table)):

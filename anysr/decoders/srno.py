@@ -138,8 +138,8 @@ class Srno(nn.Module):
         for block in self.blocks:
             moments = block.moments(block.keys_values(x_BQK, width), width)
             x_BQK = block.mix(moments, width)(x_BQK)
-        hidden = F.gelu(F.linear(x_BQK, *_flat(self.fc1, width)))
-        return F.linear(hidden, *_flat(self.fc2, width)).float()
+        hidden = F.gelu(F.linear(x_BQK, *_flat(self.fc1, width, width)))
+        return F.linear(hidden, *_flat(self.fc2, width, 3)).float()
 
     def _lift_points(self, feat_BDhw: Tensor, queries: PointQueries, width: int) -> Tensor:
         """(B, Q, K): the first layer on each query's weighted corner features."""
@@ -173,8 +173,9 @@ class Srno(nn.Module):
                 for centred_Q2K in states.through(*block.keys_values_weight(width)):
                     total = total + block.moments(centred_Q2K[None], width)
                 states.mixes.append(block.mix(total, width).prepared(dtype))
-            fc1, fc2 = _fast(self.fc1, width, dtype, "gelu"), _fast(self.fc2, width, dtype, "none")
-            for block_of, x_QK in states:
+            (w1, b1), (w2, b2) = _flat(self.fc1, width, width), _flat(self.fc2, width, 3)
+            fc1, fc2 = FastLinear(w1.to(dtype), b1.to(dtype), "gelu"), FastLinear(w2.to(dtype), b2.to(dtype))
+            for block_of, x_QK in states.walk(keep=False):
                 rgb_3HW[:, block_of.rows, block_of.cols] = _as_image(fc2(fc1(x_QK)), block_of)
         return rgb_3HW
 
@@ -199,12 +200,12 @@ class _HiddenStates:
                 yield block.lifted()[0]
         else:
             layer = FastLinear(weight.to(self.feat_Dhw.dtype), bias.to(self.feat_Dhw.dtype))
-            for _, x_QK in self:
+            for _, x_QK in self.walk(keep=True):
                 yield layer(x_QK)
 
-    def __iter__(self) -> Iterator[tuple[LiftedBlock, Tensor]]:
-        """Every block with its states (Q, K)."""
-        room = KEPT_BYTES
+    def walk(self, keep: bool) -> Iterator[tuple[LiftedBlock, Tensor]]:
+        """Every block with its states (Q, K), kept for one more pass as far as there is room."""
+        room = KEPT_BYTES if keep else 0
         first, last = self.mixes[0], self.mixes[-1]
         for block in LiftedBlocks(self.grid, self.feat_Dhw, [self.lift, self.lift.then(first.weight, first.bias)]):
             key = block.rows.start, block.cols.start
@@ -227,11 +228,7 @@ def _as_image(rgb_Q3: Tensor, block: LiftedBlock) -> Tensor:
     return rgb_Q3.float().t().view(3, rows.stop - rows.start, cols.stop - cols.start)
 
 
-def _flat(layer: SlimConv2d, width: int) -> tuple[Tensor, Tensor]:
-    weight, bias = prefix(layer, width, min(width, layer.out_channels))
+def _flat(layer: SlimConv2d, num_in: int, num_out: int) -> tuple[Tensor, Tensor]:
+    """A 1x1 convolution as a linear layer."""
+    weight, bias = prefix(layer, num_in, num_out)
     return weight.flatten(1), bias
-
-
-def _fast(layer: SlimConv2d, width: int, dtype: torch.dtype, activation: Literal["none", "gelu"]) -> FastLinear:
-    weight, bias = _flat(layer, width)
-    return FastLinear(weight.to(dtype), bias.to(dtype), activation)
