@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,16 +15,22 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would call out at import
-import albumentations as A
+
+# The functions, not the transforms: those keep random streams of their own, and seeding them for
+# each crop costs more than the crop.
+from albumentations.augmentations.crops.functional import crop as cut
+from albumentations.augmentations.geometric.functional import d4
 
 from anysr.config import SubnetConfig
 from anysr.geometry import pixel_centres
 from pipeline.config import TrainingConfig
 from pipeline.data.degrade import resize_bicubic
 from pipeline.data.photo_map import PhotoMap
+from pipeline.data.photos import Pixels
 
 # Independent random streams of one seed.
 _GROUP_STREAM, _CROP_STREAM, _ORDER_STREAM = 0, 1, 2
+_SYMMETRIES: tuple[Any, ...] = ("e", "r90", "r180", "r270", "v", "hvt", "h", "t")
 
 
 @dataclass(frozen=True)
@@ -110,31 +117,28 @@ class StepBatches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         draw = self.sampler.draw(step)
         hr_px = round(self._crop_px * draw.scale)
-        crops = [self._crop(step, i, hr_px) for i in self._mine]
-        lr, coord, target, names = zip(*crops, strict=True)
+        samples = [self._crop(step, i, hr_px) for i in self._mine]
+        lr, chosen, target, names = zip(*samples, strict=True)
         return Batch(
             draw,
             torch.from_numpy(np.stack(lr)).permute(0, 3, 1, 2).contiguous(),
-            torch.stack(coord),
+            _coordinates(np.stack(chosen), hr_px),
             torch.from_numpy(np.stack(target)),
             hr_px,
             names,
         )
 
-    def _crop(
-        self, step: int, index: int, hr_px: int
-    ) -> tuple[npt.NDArray[np.uint8], Tensor, npt.NDArray[np.uint8], str]:
+    def _crop(self, step: int, index: int, hr_px: int) -> tuple[Pixels, npt.NDArray[np.int64], Pixels, str]:
+        """LR crop, indices of the queried HR pixels, their colours, and the photo's name."""
         rng = np.random.default_rng((self._seed, _CROP_STREAM, step, index))
-        photo = self._photo(step * self._batch_size + index)
-        augment = _augmentation(hr_px)
-        augment.set_random_seed(int(rng.integers(2**31)))
-        hr = augment(image=self._photos[photo])["image"]
-        lr = resize_bicubic(np.ascontiguousarray(hr), (self._crop_px, self._crop_px))
+        number = self._photo(step * self._batch_size + index)
+        photo = self._photos[number]
+        top, left = (int(rng.integers(side - hr_px + 1)) for side in photo.shape[:2])
+        crop = cut(photo, left, top, left + hr_px, top + hr_px)
+        hr = np.ascontiguousarray(d4(crop, _SYMMETRIES[int(rng.integers(8))]))
+        lr = resize_bicubic(hr, (self._crop_px, self._crop_px))
         chosen = rng.choice(hr_px * hr_px, self._num_queries, replace=False, shuffle=False)
-        rows, cols = np.divmod(chosen, hr_px)
-        centres = pixel_centres(hr_px)
-        coord = torch.stack([centres[torch.from_numpy(rows)], centres[torch.from_numpy(cols)]], dim=-1)
-        return lr, coord, hr[rows, cols], self._photos.names[photo]
+        return lr, chosen, hr.reshape(-1, 3).take(chosen, axis=0), self._photos.names[number]
 
     def _photo(self, position: int) -> int:
         """Every photo once per epoch, each epoch in an order of its own."""
@@ -154,10 +158,11 @@ def batches_from(dataset: StepBatches, steps: range, loader_processes: int) -> I
     return iter(loader)
 
 
-@lru_cache(maxsize=512)
-def _augmentation(hr_px: int) -> A.Compose:
-    """Random crop and the eight flips and transposes. Re-seeded for each crop: its stream is not ours."""
-    return A.Compose([A.RandomCrop(hr_px, hr_px), A.SquareSymmetry(p=1.0)], seed=0)
+def _coordinates(chosen_BQ: npt.NDArray[np.int64], hr_px: int) -> Tensor:
+    """(B, Q, 2) centres of the pixels with these flat indices in a square crop."""
+    centres = pixel_centres(hr_px)
+    rows, cols = np.divmod(chosen_BQ, hr_px)
+    return torch.stack([centres[torch.from_numpy(rows)], centres[torch.from_numpy(cols)]], dim=-1)
 
 
 @lru_cache(maxsize=4)

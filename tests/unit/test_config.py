@@ -68,3 +68,16 @@ def test_the_schema_describes_the_shipped_configuration():
     jsonschema.validate(values, json_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"train": {"lerning_rate": 1}}, json_schema())
+
+
+def test_a_model_may_be_named_and_changed():
+    assert load_config(None, ["model=rdn-srno"]).model.encoder.kind == "rdn"
+    config = load_config(None, ["model=rdn-srno", "model.encoder.num_blocks=2"])
+    assert (config.model.encoder.num_blocks, config.model.decoder.kind) == (2, "srno")
+    assert load_config(ROOT / "jobs/configs/photos.yaml", ["model=vdsr"]).model.decoder.kind == "vdsr"
+    with pytest.raises(UserError, match="did you mean 'rdn-srno"):
+        load_config(None, ["model=rdn-sron"])
+    with pytest.raises(UserError, match=r"did you mean 'model\.encoder\.num_blocks'"):
+        load_config(None, ["model=rdn-srno", "model.encoder.num_block=2"])
+    jsonschema.validate({"model": "rdn-srno"}, json_schema())
+    jsonschema.validate({"model": {"name": "rdn-srno", "encoder": {"kind": "rdn", "num_blocks": 2}}}, json_schema())
