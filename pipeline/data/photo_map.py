@@ -46,7 +46,8 @@ class PhotoMap:
         self.fingerprint: str = index["fingerprint"]
         self.skipped: list[str] = index["skipped"]
         self._entries = [Entry(**entry) for entry in index["entries"]]
-        self._pixels = np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r")
+        # A plain view: slicing the memmap type itself costs microseconds each time.
+        self._pixels = np.asarray(np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r"))
         self.names = [entry.name for entry in self._entries]
 
     def __len__(self) -> int:
