@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import warnings
 from pathlib import Path
 
 import mlflow
@@ -24,9 +23,7 @@ def register(model_file: Path, uri: str, run_id: str, name: str) -> str:
     itself keeps the alias ``latest`` on the newest version and lets nobody set it.
     """
     mlflow.set_tracking_uri(uri)
-    # MLflow would like type hints in place of the signature that we give.
-    with warnings.catch_warnings(), mlflow.start_run(run_id=run_id):
-        warnings.filterwarnings("ignore", message=".*type hint", category=UserWarning)
+    with mlflow.start_run(run_id=run_id):
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(_HERE / "pyfunc_upscaler.py"),

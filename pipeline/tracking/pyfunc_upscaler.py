@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import mlflow
 import numpy as np
 import torch
@@ -9,22 +11,24 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 import anysr
 
+# As the class is made, MLflow asks for type hints in place of the signature that the model has.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
 
-class Upscaler(PythonModel):
-    """(N, 3, h, w) float32 RGB in [0, 1] to (N, 3, H, W), clamped."""
+    class Upscaler(PythonModel):
+        """(N, 3, h, w) float32 RGB in [0, 1] to (N, 3, H, W), clamped."""
 
-    def load_context(self, context: PythonModelContext) -> None:
-        self._model = anysr.load(context.artifacts["model"])
+        def load_context(self, context: PythonModelContext) -> None:
+            self._model = anysr.load(context.artifacts["model"])
 
-    # No hints: MLflow would read them as a schema, and the signature already is one.
-    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Enlarge by ``params["scale"]`` with ``params["subnet"]`` ("auto", "full" or an index)."""
-        given = {"scale": 2.0, "subnet": "auto", **(params or {})}
-        subnet = int(given["subnet"]) if str(given["subnet"]).isdigit() else given["subnet"]
-        lr = torch.from_numpy(np.asarray(model_input, dtype=np.float32))
-        with torch.inference_mode():
-            sr = self._model(lr, float(given["scale"]), subnet=subnet)
-        return sr.clamp(0, 1).numpy()
+        def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+            """Enlarge by ``params["scale"]`` with ``params["subnet"]`` ("auto", "full" or an index)."""
+            given = {"scale": 2.0, "subnet": "auto", **(params or {})}
+            subnet = int(given["subnet"]) if str(given["subnet"]).isdigit() else given["subnet"]
+            lr = torch.from_numpy(np.asarray(model_input, dtype=np.float32))
+            with torch.inference_mode():
+                sr = self._model(lr, float(given["scale"]), subnet=subnet)
+            return sr.clamp(0, 1).numpy()
 
 
 mlflow.models.set_model(Upscaler())
