@@ -26,7 +26,7 @@ Count = Annotated[int, Field(ge=1)]
 class Section(BaseModel):
     """A part of the configuration: immutable, and closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class DataConfig(Section):
@@ -92,7 +92,7 @@ class ValidationConfig(Section):
     """Scores during and after training: own subnet, full network and bicubic at each scale."""
 
     every: Count = 500
-    scales: tuple[Annotated[float, Field(ge=1)], ...] = (1.5, 2.0, 2.5, 3.0, 4.0)
+    scales: tuple[Annotated[float, Field(ge=1)], ...] = Field((1.5, 2.0, 2.5, 3.0, 4.0), min_length=1)
     crop_px: int | None = Field(None, ge=32)
     """Score the photos' central squares of this side only; null scores whole photos."""
     suite: str = Field("photos", pattern=r"^[\w.-]+$")
@@ -156,6 +156,11 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"train.batch_size {self.train.batch_size} does not divide among ray.num_workers x train.accumulate = "
                 f"{share}; choose a multiple of {share}"
+            )
+        if self.validation.crop_px is not None and self.validation.crop_px < 4 * max(self.scales):
+            raise ValueError(
+                f"validation.crop_px {self.validation.crop_px} is less than four LR pixels at ×{max(self.scales):g}; "
+                f"set it to at least {4 * max(self.scales):g}, or lower validation.scales"
             )
         smallest = round(self.data.lr_crop_px * (self.factor or groups[0].scales[0])) ** 2
         if self.data.queries_per_crop > smallest:

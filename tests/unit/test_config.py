@@ -47,6 +47,8 @@ def test_the_resolved_configuration_reads_back_the_same():
         ("run.name=a/b", "run.name"),
         ("steps", "key.sub=value"),
         ("train=3", "train"),
+        ("train.learning_rate=.inf", "finite"),
+        ("validation.scales=[]", "at least 1 item"),
     ],
 )
 def test_mistakes_are_refused_in_one_line(override, message):
@@ -68,6 +70,11 @@ def test_the_schema_describes_the_shipped_configuration():
     jsonschema.validate(values, json_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"train": {"lerning_rate": 1}}, json_schema())
+
+
+def test_a_validation_crop_too_small_for_its_scales_is_refused():
+    with pytest.raises(UserError, match="at least 120"):
+        load_config(None, ["validation.crop_px=40", "validation.scales=[30]"])
 
 
 def test_a_model_may_be_named_and_changed():
