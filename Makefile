@@ -22,7 +22,7 @@ check: install
 	$(BIN)/lint-imports
 
 schema: install
-	$(BIN)/python jobs/train.py --schema > jobs/configs/schema.json
+	$(BIN)/python jobs/train.py --schema > .schema.json && mv .schema.json jobs/configs/schema.json
 
 install: $(VENV)/.installed
 
@@ -32,4 +32,4 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) runs mlflow.db
+	rm -rf $(VENV) runs mlflow.db mlartifacts

@@ -6,7 +6,7 @@ import difflib
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from anysr.colour import ColourConfig
@@ -35,7 +35,7 @@ class SubnetConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", tuple(self.scales))
         low, high = self.scales
-        if not 1 <= low < high:
+        if not 1 <= low < high < math.inf:
             raise ValueError(f"a group's scales must be [low, high] with 1 <= low < high, got {list(self.scales)}")
         for name in ("encoder_width", "decoder_width"):
             if not 0 < getattr(self, name) <= 1:
@@ -118,6 +118,9 @@ class ModelConfig:
                 s if isinstance(s, SubnetConfig) else _read(SubnetConfig, s, f"model.subnets[{i}]")
                 for i, s in enumerate(given["subnets"])
             )
+        for name in ("encoder", "decoder"):
+            if name in given and not is_dataclass(given[name]):
+                raise ValueError(f"model.{name} must be a mapping with a kind, got {given[name]!r}")
         return cls(**given)
 
 

@@ -9,6 +9,7 @@ exactly between two pixels and rounding decides which of them it takes.
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -194,17 +195,23 @@ def bilinear(image_BCHW: Tensor, queries: Queries) -> Tensor:
 
 
 def _checked_size(size: Sequence[int]) -> tuple[int, int]:
-    values = tuple(size)
-    if len(values) != 2 or any(not isinstance(v, int) or v < 1 for v in values):
+    try:
+        height, width = (operator.index(v) for v in size)
+    except (TypeError, ValueError):
+        height = width = 0
+    if height < 1 or width < 1:
         raise ValueError(f"size must be (H, W), two whole numbers of at least 1, got {size!r}")
-    return values[0], values[1]
+    return height, width
 
 
 def _checked_scale(scale: float | Sequence[float], of: str = "") -> Pair:
-    values = (scale, scale) if isinstance(scale, int | float) else tuple(scale)
-    if len(values) != 2:
+    try:
+        values = tuple(float(v) for v in scale) if isinstance(scale, Sequence) else (float(scale),) * 2
+    except (TypeError, ValueError):
+        values = ()
+    if len(values) != 2 or isinstance(scale, bool | str):
         raise ValueError(f"scale must be a number or (s_h, s_w), got {scale!r}")
     if any(not math.isfinite(v) or v < 1 for v in values):
         given = f"{scale!r}" + (f" ({of})" if of else "")
         raise ValueError(f"scale must be finite and at least 1, got {given}; to shrink an image use a resampler")
-    return float(values[0]), float(values[1])
+    return values[0], values[1]

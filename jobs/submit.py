@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from pipeline.config import load_config
 from pipeline.errors import run_command
 from pipeline.on_ray.cluster import LocalCluster
-from pipeline.on_ray.submit import exit_on_signals, follow_job, is_this_machine
+from pipeline.on_ray.submit import exit_on_signals, follow_job, is_this_machine, local_paths
 
 
 def main() -> int:
@@ -34,9 +34,7 @@ def main() -> int:
     address = os.environ.get("RAY_ADDRESS")
     if address and not is_this_machine(address):
         return follow_job(ROOT, args.config, "python", args.overrides, {})
-    overrides = [*args.overrides, f"run.storage={Path(config.run.storage).expanduser().resolve()}"]
-    if config.tracking.uri is None and not os.environ.get("MLFLOW_TRACKING_URI"):
-        overrides.append(f"tracking.uri=sqlite:///{Path.cwd()}/mlflow.db")
+    overrides = [*args.overrides, *local_paths(config)]
     if address:
         return follow_job(ROOT, args.config, sys.executable, overrides, {})
     print("starting a local Ray cluster …", flush=True)

@@ -6,7 +6,6 @@ A YAML file holds what differs from the defaults; ``key.sub=value`` overrides it
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,6 +48,11 @@ class DataConfig(Section):
     loader_processes: int = Field(0, ge=0)
     """Processes per worker that prepare batches ahead; 0 prepares them in line."""
 
+    def resolved(self) -> DataConfig:
+        """With absolute paths: workers run in folders of their own."""
+        paths = {name: getattr(self, name) for name in ("train", "validation", "cache")}
+        return self.model_copy(update={n: path and path.expanduser().resolve() for n, path in paths.items()})
+
 
 class SamplingConfig(Section):
     """Which scale group a step trains, and how wide."""
@@ -83,7 +87,7 @@ class TrainConfig(Section):
     """Decay of the weights' moving average, which is what is evaluated and shipped; null keeps none."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs forward and backward under autocast; weights stay float32."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     log_every: Count = 10
     checkpoint_every: Count = 500
 
@@ -102,7 +106,7 @@ class ValidationConfig(Section):
 class RunConfig(Section):
     """Name and place of the run."""
 
-    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][\w.-]*$")
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100)
     """A name that exists is resumed; null makes a new one."""
     storage: str = "runs"
     """Folder for checkpoints and results, reachable from every node."""
@@ -253,14 +257,25 @@ def _with_named_model(values: dict[str, Any]) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(), _UniqueKeys)
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {one_line(error)}") from error
-    if not isinstance(values or {}, dict):
+    if not isinstance(values, dict | None):
         raise UserError(f"{path} must hold sections such as train: and data:, not a {type(values).__name__}")
-    return values or {}
+    return {key: section for key, section in (values or {}).items() if section is not None}
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which YAML readers keep the last in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
 
 
 def _apply(values: dict[str, Any], override: str) -> None:
@@ -310,8 +325,3 @@ def _children(node: dict[str, Any], part: str | int, schema: dict[str, Any]) -> 
 def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
     reference = node.get("$ref")
     return node if reference is None else schema["$defs"][reference.rsplit("/", 1)[-1]]
-
-
-def write_schema(path: Path) -> None:
-    """Write the JSON schema to a file."""
-    path.write_text(json.dumps(json_schema(), indent=2) + "\n")

@@ -30,6 +30,10 @@ def run_command(main: Callable[[], int]) -> int:
     except (UserError, ValueError, OSError) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
+    except Exception as error:
+        kind, text = type(error).__name__, one_line(error)[:500]
+        print(f"error: unexpected {kind}: {text} (ANYSR_TRACEBACK=1 shows where)", file=sys.stderr)
+        return 1
 
 
 def one_line(error: BaseException) -> str:

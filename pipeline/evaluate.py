@@ -21,6 +21,7 @@ from pipeline.data.photos import Pixels
 from pipeline.train.context import WorkerContext
 
 PROTOCOL = "PSNR in dB on Y (BT.601), border = scale rounded up, floats; LR by Pillow's bicubic"
+_MOST_DB = 100.0  # stands for no error at all, as at ×1
 
 
 class Photos(Protocol):
@@ -81,7 +82,7 @@ def psnrs(model: AnySR, hr: Pixels, scale: float, device: torch.device) -> tuple
     lr_13hw, hr_3HW = to_tensor(lr, device)[None], to_tensor(target, device)
     answers = [to_tensor(resize_bicubic(lr, size), device)]
     answers += [model(lr_13hw, scale, size, subnet=subnet)[0] for subnet in ("auto", "full")]
-    bicubic, own, full = (psnr_y(answer, hr_3HW, border) for answer in answers)
+    bicubic, own, full = (min(_MOST_DB, psnr_y(answer, hr_3HW, border)) for answer in answers)
     return bicubic, own, full
 
 

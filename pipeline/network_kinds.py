@@ -34,7 +34,7 @@ def network_classes(values: Mapping[str, Any]) -> dict[str, str]:
     for part, table in _NETWORKS.items():
         section = model.get(part) if isinstance(model, Mapping) else None
         kind = section["kind"] if isinstance(section, Mapping) else next(iter(table))
-        if kind not in table:
+        if not isinstance(kind, str) or kind not in table:
             raise UserError(f"model.{part}.kind must be one of {', '.join(table)}, got {kind!r}")
         names[part] = table[kind][0].__name__
     return names

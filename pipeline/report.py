@@ -21,6 +21,7 @@ from anysr import AnySR
 from pipeline.data.degrade import lr_hr_pair, resize_bicubic
 from pipeline.data.photos import Pixels
 from pipeline.evaluate import PROTOCOL, Photos, Score, to_tensor
+from pipeline.files import write_text
 
 _CROP_PX, _SHOWN_PX, _LABEL_PX = 96, 240, 24
 
@@ -32,7 +33,7 @@ def write_scores(folder: Path, scores: list[Score], suite: str, step: int) -> Pa
     """Write the scores with their protocol as JSON; returns the file."""
     values = {"step": step, "suite": suite, "protocol": PROTOCOL, "scores": [asdict(score) for score in scores]}
     path = folder / SCORES_FILE
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    write_text(path, json.dumps(values, indent=2) + "\n")
     return path
 
 

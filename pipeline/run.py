@@ -18,7 +18,10 @@ import anysr
 from anysr import AnySR
 from pipeline.config import RunConfig, TrainingConfig
 from pipeline.data.photo_map import PhotoMap
+from pipeline.data.photos import Pixels
 from pipeline.errors import UserError
+from pipeline.evaluate import central_crop
+from pipeline.files import held, write_text
 from pipeline.report import SCORES_FILE, print_table, write_pictures, write_scores
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.tracking.tracker import SinkSpec, Tracker, open_tracker
@@ -51,6 +54,12 @@ def run_training(config: TrainingConfig, fit: Fit) -> int:
     model = anysr.build(config.model)
     photos = open_photos(config)
     folder = _prepare_storage(config, model)
+    with held(folder, f"the run {config.run.name!r}"):
+        return _run(config, model, photos, folder, fit)
+
+
+def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: Path, fit: Fit) -> int:
+    _record(config, folder)
     if _finished(config, folder):
         print(f"run {config.run.name} is finished: {folder}; choose another run.name to train again")
         return 0
@@ -83,9 +92,13 @@ def _placed(config: TrainingConfig) -> TrainingConfig:
             "absolute path that every node reaches"
         )
     name = config.run.name or f"anysr-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    if "://" in config.run.storage:
+        raise UserError(
+            f"run.storage must be a folder, got {config.run.storage!r}; give a path that every node reaches"
+        )
     storage = str(Path(config.run.storage).expanduser().resolve())
     run = RunConfig(name=name, storage=storage, allow_changes=config.run.allow_changes)
-    return config.model_copy(update={"run": run})
+    return config.model_copy(update={"run": run, "data": config.data.resolved()})
 
 
 def _in_ray_job() -> bool:
@@ -112,11 +125,16 @@ def _prepare_storage(config: TrainingConfig, model: AnySR) -> Path:
             f"run.storage {folder} has {free / 1e6:.0f} MB free, but the checkpoints need {needed / 1e6:.0f} MB; free "
             f"some space, lower ray.keep_checkpoints, or {mend}"
         )
-    recorded = folder / _CONFIG_FILE
-    if recorded.exists():
-        check_unchanged(yaml.safe_load(recorded.read_text()), config)
-    recorded.write_text(config.to_yaml())
     return folder
+
+
+def _record(config: TrainingConfig, folder: Path) -> None:
+    """Write the configuration beside the checkpoints, unless the run was started with another one."""
+    path = folder / _CONFIG_FILE
+    if path.exists():
+        check_unchanged(yaml.safe_load(path.read_text()), config)
+    if not _finished(config, folder):
+        write_text(path, config.to_yaml())
 
 
 def _finished(config: TrainingConfig, folder: Path) -> bool:
@@ -162,13 +180,27 @@ def _log_costs(model: AnySR, config: TrainingConfig, sink: SinkSpec) -> None:
     log.close()
 
 
+@dataclass(frozen=True)
+class _Cropped:
+    """The part of each validation photo that was scored."""
+
+    photos: PhotoMap
+    side_px: int | None
+
+    def __len__(self) -> int:
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> Pixels:
+        return central_crop(self.photos[index], self.side_px)
+
+
 def _publish(config: TrainingConfig, fitted: Fitted, photos: PhotoMap, folder: Path, tracker: Tracker) -> None:
     model_file = folder / MODEL_FILE
     model = anysr.load(fitted.checkpoint / MODEL_FILE)
     anysr.save(model, model_file)
     suite, scores = config.validation.suite, fitted.outcome.scores
     shown = (2.0, 3.0, 4.0) if config.factor is None else config.scales
-    pictures = write_pictures(folder, model, photos, scores, suite, shown)
+    pictures = write_pictures(folder, model, _Cropped(photos, config.validation.crop_px), scores, suite, shown)
     with TemporaryDirectory() as temporary:
         scores_file = write_scores(Path(temporary), scores, suite, fitted.outcome.step)
         attached = [folder / _CONFIG_FILE, model_file, scores_file, *pictures]

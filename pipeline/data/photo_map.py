@@ -17,7 +17,7 @@ import numpy as np
 
 from pipeline.config import DataConfig
 from pipeline.data.photos import Pixels, decode_rgb, list_photos
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 
 _VERSION = "1"
 
@@ -75,10 +75,17 @@ def open_photo_map(photos: Path, config: DataConfig, min_side_px: int = 1) -> Ph
     root = cache_folder(config.cache)
     rules = f"{_VERSION} {fingerprint} {min_side_px} {config.max_megapixels} {config.on_error}"
     target = root / hashlib.sha256(rules.encode()).hexdigest()[:24]
-    with _lock(target.with_suffix(".lock")):
-        if not (target / "index.json").is_file():
-            decode = partial(_usable, min_side_px=min_side_px, max_megapixels=config.max_megapixels)
-            _build(target, photos, paths, fingerprint, decode, config.on_error)
+    try:
+        with _lock(target.with_suffix(".lock")):
+            if not (target / "index.json").is_file():
+                decode = partial(_usable, min_side_px=min_side_px, max_megapixels=config.max_megapixels)
+                _build(target, photos, paths, fingerprint, decode, config.on_error)
+    except OSError as error:
+        shutil.rmtree(target.with_suffix(".partial"), ignore_errors=True)
+        raise UserError(
+            f"cannot keep decoded photos in {root} ({error.strerror}); free some space there, or set data.cache or "
+            "ANYSR_CACHE"
+        ) from error
     return PhotoMap(target)
 
 
@@ -122,7 +129,7 @@ def _build(
             except UserError as error:
                 if on_error != "skip":
                     raise
-                skipped.append(str(error))
+                skipped.append(one_line(error))
                 continue
             file.write(pixels.tobytes())
             entries.append(Entry(path.relative_to(root).as_posix(), offset, *pixels.shape[:2]))
@@ -143,7 +150,7 @@ def _fingerprint(root: Path, paths: list[Path]) -> str:
                 content = hashlib.file_digest(file, "blake2b").hexdigest()
         except OSError as error:
             raise UserError(f"cannot read {path}: {error.strerror}") from error
-        digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
+        digest.update(os.fsencode(path.relative_to(root)) + f" {content}\n".encode())
     return digest.hexdigest()
 
 

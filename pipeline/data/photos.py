@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +35,8 @@ def list_photos(folder: Path) -> list[Path]:
             f"no folder of photos at {folder}; set data.train / data.validation, or leave them out to use "
             "the photos in the box"
         )
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    candidates = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    found = sorted(p for p in candidates if p.is_file())
     if not found:
         raise UserError(f"{folder} holds no image; files ending in {', '.join(SUFFIXES)} are read")
     return found
@@ -47,16 +51,25 @@ def decode_rgb(path: Path, max_megapixels: float) -> Pixels:
         UserError: it is not an image, cut short, or larger than ``max_megapixels``.
     """
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(), _no_limit_of_its_own(), Image.open(path) as image:
+            warnings.simplefilter("ignore")  # about EXIF and palettes that are read all the same
             _check_size(path, image.size, max_megapixels)
             upright = ImageOps.exif_transpose(image)
             return np.asarray(_to_rgb(upright), dtype=np.uint8)
-    except Image.DecompressionBombError as error:
-        raise UserError(f"{path} is too large to decode ({one_line(error)}); shrink it") from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise UserError(
             f"{path} is not a readable image ({one_line(error)}); replace it, or set data.on_error=skip"
         ) from None
+
+
+@contextmanager
+def _no_limit_of_its_own() -> Iterator[None]:
+    """Pillow refuses large images by a limit of its own; ours is checked on the header, before decoding."""
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def _check_size(path: Path, size: tuple[int, int], max_megapixels: float) -> None:
@@ -71,6 +84,9 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         # Pillow's own conversion clips 16-bit grey at 255.
         values = np.asarray(image).astype(np.float64)
-        top = 255.0 if image.mode == "F" and values.max(initial=0) <= 255 else 65535.0
+        if not np.isfinite(values).all():
+            raise ValueError("it holds values that are not numbers")
+        largest = values.max(initial=0)
+        top = 65535.0 if image.mode != "F" or largest > 255 else 255.0 if largest > 1 else 1.0
         return Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")

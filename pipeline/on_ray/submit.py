@@ -17,6 +17,8 @@ from types import FrameType
 
 import psutil
 
+from pipeline.config import TrainingConfig
+
 _SENT = ("anysr", "pipeline", "jobs")
 # What a remote cluster's job needs to know of this shell; credentials belong to the cluster.
 _FORWARDED = ("MLFLOW_TRACKING_URI", "ANYSR_CACHE", "ANYSR_TRACEBACK")
@@ -72,6 +74,20 @@ def is_this_machine(address: str) -> bool:
     host = address.rpartition("://")[2].partition(":")[0]
     own = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
     return host in {"auto", "local", "localhost", socket.gethostname(), *own}
+
+
+def local_paths(config: TrainingConfig) -> list[str]:
+    """Overrides that name this folder's paths in full, as a job of this machine runs in a folder of its own."""
+    data = config.data.resolved()
+    cache = data.cache or (Path(os.environ["ANYSR_CACHE"]).resolve() if "ANYSR_CACHE" in os.environ else None)
+    paths = {"data.train": data.train, "data.validation": data.validation, "data.cache": cache}
+    overrides = [f"{key}={json.dumps(str(path))}" for key, path in paths.items() if path is not None]
+    overrides.append(f"run.storage={json.dumps(str(Path(config.run.storage).expanduser().resolve()))}")
+    uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    database = uri.removeprefix("sqlite:///")
+    if uri != database and not database.startswith("/"):
+        overrides.append(f"tracking.uri=sqlite:///{Path(database).resolve()}")
+    return overrides
 
 
 def exit_on_signals() -> None:

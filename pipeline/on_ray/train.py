@@ -23,7 +23,9 @@ from pipeline.on_ray.progress import shown_progress
 from pipeline.run import Fitted
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.tracking.tracker import SinkSpec
+from pipeline.train.checkpoints import CHECKPOINTS
 from pipeline.train.loop import Outcome, train
+from pipeline.train.step import OneWorkerError
 
 _CONTROLLER_FAILURES = 3
 
@@ -36,6 +38,8 @@ def fit_on_ray(config: TrainingConfig, sink: SinkSpec) -> Fitted:
     Raises:
         UserError: too few resources, or what the workers raised once restarts were used up.
     """
+    if (Path(config.run.storage) / str(config.run.name) / CHECKPOINTS).exists():
+        raise UserError(f"the run {config.run.name!r} was started with --local: go on so, or choose a new run.name")
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.ray.start_timeout_s)
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level="warning")
@@ -69,6 +73,8 @@ def _worker(arguments: dict[str, Any]) -> Outcome | str:
     try:
         return train(config, context, log, sink.run_id)
     except FatalError as error:
+        if isinstance(error, OneWorkerError) and context.world_size > 1:
+            raise  # ends the others too, which would wait for this one
         return one_line(error)
     finally:
         log.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -60,22 +61,24 @@ class MlflowRun:
         """
         self.uri = uri
         self._config = config
-        mlflow.set_tracking_uri(uri)
-        self._client = MlflowClient(uri)
         try:
+            mlflow.set_tracking_uri(uri)
+            self._client = MlflowClient(uri)
             self.run_id = self._find_or_create()
             self._client.update_run(self.run_id, "RUNNING")
-        except MlflowException as error:
+        except Exception as error:  # MLflow's stores raise kinds of their own
+            fault = "does not answer" if uri.startswith("http") else "cannot be used"
             raise UserError(
-                f"the MLflow server at {uri} does not answer ({one_line(error)[:200]}); start it, correct "
-                "tracking.uri / MLFLOW_TRACKING_URI, or set tracking.backend=jsonl"
+                f"MLflow at {uri} {fault} ({one_line(error)[:200]}); start the server, correct tracking.uri / "
+                "MLFLOW_TRACKING_URI, or set tracking.backend=jsonl"
             ) from None
         self.sink = SinkSpec(uri, self.run_id)
 
     def _find_or_create(self) -> str:
         experiment = self._experiment()
         name = str(self._config.run.name)
-        tags = {_NAME_TAG: name, _STORAGE_TAG: self._config.run.storage}
+        storage = hashlib.sha256(self._config.run.storage.encode()).hexdigest()[:16]  # a path may hold quotes
+        tags = {_NAME_TAG: name, _STORAGE_TAG: storage}
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         found = self._client.search_runs([experiment], wanted, max_results=1)
         if found:

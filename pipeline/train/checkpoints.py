@@ -8,6 +8,9 @@ from pathlib import Path
 
 from pipeline.errors import UserError, one_line
 
+# Where --local keeps its checkpoints in a run's folder, and the file by which Ray Train finds its own.
+CHECKPOINTS, RAY_SNAPSHOT = "checkpoints", "checkpoint_manager_snapshot.json"
+
 
 def write_checkpoint(target: Path, write: Callable[[Path], None]) -> None:
     """Fill a folder through ``write`` and move it into place; nothing already saved is touched.

@@ -14,10 +14,11 @@ import torch
 from torch import nn
 
 from pipeline.config import TrainingConfig
+from pipeline.errors import UserError
 from pipeline.run import Fitted
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.tracking.tracker import SinkSpec
-from pipeline.train.checkpoints import remove_old, write_checkpoint
+from pipeline.train.checkpoints import CHECKPOINTS, RAY_SNAPSHOT, remove_old, write_checkpoint
 from pipeline.train.context import Progress
 from pipeline.train.display import Display
 from pipeline.train.loop import train
@@ -60,13 +61,16 @@ class LocalContext:
         if self._stop:
             raise KeyboardInterrupt
         self._stop = True
-        self._display.show("stopping: saving a checkpoint after this step (again to stop at once)")
 
 
 def fit_locally(config: TrainingConfig, sink: SinkSpec) -> Fitted:
     """Train in this process; SIGINT and SIGTERM save a checkpoint first."""
     torch.set_num_threads(config.ray.cpus_per_worker * config.ray.num_workers)
-    checkpoints = Path(config.run.storage) / str(config.run.name) / "checkpoints"
+    checkpoints = Path(config.run.storage) / str(config.run.name) / CHECKPOINTS
+    if (checkpoints.parent / RAY_SNAPSHOT).exists():
+        raise UserError(
+            f"the run {config.run.name!r} was started on Ray: go on with it there, or choose a new run.name"
+        )
     log = MetricLog(sink.open())
     with Display(sys.stdout, config.train.steps) as display:
         context = LocalContext(checkpoints, config.ray.keep_checkpoints, display)

@@ -49,7 +49,9 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
         loss = train_step(state, model, batch, config.train)
         meter.step_done(loss, batch)
         stopping = _stop_requested(state.step, config, context)
-        if _is_due(state.step, config.validation.every, config.train.steps) and not stopping:
+        if stopping:
+            context.show("stopping: saving a checkpoint first")
+        if _is_due(state.step, config.validation.every, config.train.steps):
             _validate(state, validation_photos, config, context, log)
             meter.restart()
         if stopping or _is_due(state.step, config.train.checkpoint_every, config.train.steps):

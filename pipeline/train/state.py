@@ -84,11 +84,17 @@ class TrainState:
         values = read_checkpoint(folder)
         check_unchanged(values["config"], config)
         self.model.load_state_dict(values["model"])
-        if self.ema is not None:
+        if self.ema is not None and values["ema"] is not None:
             self.ema.load_state_dict(values["ema"])
+        elif self.ema is not None:
+            self.ema.module.load_state_dict(values["model"])
         self.optimizer.load_state_dict(values["optimizer"])
         self.step, self.scores, self.run_id = values["step"], values["scores"], values["run_id"]
         self.loss_windows = values["loss_windows"]
+        if self.step > config.train.steps:
+            raise FatalError(
+                f"the run has done {self.step} steps already; train.steps must be more, got {config.train.steps}"
+            )
         _restore_rng(values["rng"])
         pending: list[Any] = values["pending_metrics"]
         return pending
@@ -112,14 +118,24 @@ def check_unchanged(before: dict[str, Any], config: TrainingConfig) -> None:
 
     Only what cannot change the weights may differ in silence: the run's place, Ray and tracking.
     """
-    free = ("run", "ray", "tracking")
-    old, new = ({k: v for k, v in c.items() if k not in free} for c in (before, config.to_dict()))
+    old, new = (_decisive(values) for values in (before, config.to_dict()))
     changes = changed_keys(old, new)
+    if old["model"] != new["model"] and config.run.allow_changes:
+        raise FatalError(
+            f"the run {config.run.name!r} has another network ({'; '.join(changes)}); choose a new run.name"
+        )
     if changes and not config.run.allow_changes:
         raise FatalError(
             f"the run {config.run.name!r} was started with another configuration ({'; '.join(changes)}); choose a new "
             "run.name, or set run.allow_changes=true to go on with the new values"
         )
+
+
+def _decisive(values: dict[str, Any]) -> dict[str, Any]:
+    """What of a configuration can change the weights."""
+    decisive = {key: section for key, section in values.items() if key not in ("run", "ray", "tracking")}
+    decisive["data"] = {k: v for k, v in values["data"].items() if k not in ("cache", "loader_processes")}
+    return decisive
 
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

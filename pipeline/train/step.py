@@ -20,6 +20,10 @@ class NonFiniteLossError(FatalError):
     """The loss or its gradient is not a number any more; the weights before this step are intact."""
 
 
+class OneWorkerError(NonFiniteLossError):
+    """The same, where other workers may be going on."""
+
+
 def learning_rate_at(step: int, config: TrainConfig) -> float:
     """Learning rate of step ``step`` (from 0): linear warm-up, then the schedule."""
     if step < config.warmup_steps:
@@ -92,7 +96,10 @@ def _gradient_sync(model: nn.Module, is_last: bool) -> AbstractContextManager[No
 def _check_finite(loss: Tensor, norm: Tensor, batch: Batch, step: int) -> None:
     if torch.isfinite(loss) and torch.isfinite(norm):
         return
-    raise NonFiniteLossError(
+    # The norm is the same on every worker; the loss is this worker's own, and L1 has no gradient where it is
+    # no number, so the others may not have noticed.
+    kind = OneWorkerError if torch.isfinite(norm) else NonFiniteLossError
+    raise kind(
         f"the loss is {loss.item():g} and its gradient's norm {norm.item():g} at step {step} (group "
         f"{batch.draw.group}, scale x{batch.draw.scale:.3f}, photos {', '.join(sorted(set(batch.names)))}); the last "
         "checkpoint is kept: lower train.learning_rate, set train.clip_norm, or look at these photos"

@@ -63,6 +63,34 @@ def test_a_finished_run_is_left_alone_and_a_changed_one_refused(undisturbed):
     assert weights(undisturbed, "plain") == before
 
 
+def test_a_run_stopped_at_its_last_step_still_has_its_scores(tmp_path, monkeypatch):
+    from pipeline.tracking.tracker import FileTracker
+    from pipeline.train.local import LocalContext, fit_locally
+    from tests.tiny import tiny_config
+
+    few = ("train.steps=4", "validation.every=2", "run.name=r", f"run.storage={tmp_path}", JSONL)
+    monkeypatch.setattr(LocalContext, "should_stop", lambda self: True)
+    for step in range(1, 5):
+        fitted = fit_locally(tiny_config(*few), FileTracker(tmp_path / "r").sink)
+        assert fitted.outcome.step == step
+    assert fitted.outcome.finished
+    assert len(fitted.outcome.scores) == 3
+    assert [step for step, _ in series(tmp_path, "r", "eval/photos_x2/psnr_y")] == [2, 4]
+
+
+def test_two_processes_do_not_work_on_one_run(tmp_path):
+    overrides = ("train.steps=100000", JSONL, f"run.storage={tmp_path}", "run.name=r")
+    first = subprocess.Popen(local_command(*overrides), stdout=subprocess.DEVNULL, env=environment())
+    try:
+        wait_for(lambda: len(series(tmp_path, "r")) >= 1, 120, first)
+        done = train_local(*overrides)
+        assert done.returncode == 2
+        assert "another process" in one_line(done)
+    finally:
+        first.kill()
+        first.wait()
+
+
 def one_line(done: subprocess.CompletedProcess[str]) -> str:
     lines = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(lines) == 1, done.stderr

@@ -88,3 +88,27 @@ def test_a_model_may_be_named_and_changed():
         load_config(None, ["model=rdn-srno", "model.encoder.num_block=2"])
     jsonschema.validate({"model": "rdn-srno"}, json_schema())
     jsonschema.validate({"model": {"name": "rdn-srno", "encoder": {"kind": "rdn", "num_blocks": 2}}}, json_schema())
+
+
+def test_a_key_given_twice_is_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("train: {steps: 5}\ntrain: {batch_size: 4}\n")
+    with pytest.raises(UserError, match="train stands twice"):
+        load_config(path, [])
+
+
+def test_an_empty_section_keeps_its_defaults(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("train:\ndata: {on_error: skip}\n")
+    assert load_config(path, ["train.steps=7"]).train.steps == 7
+
+
+def test_relative_paths_of_photos_are_made_absolute(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    from pipeline.on_ray.submit import local_paths
+
+    config = load_config(None, ["data.train=photos", "tracking.uri=sqlite:///x.db"])
+    overrides = local_paths(config)
+    assert f'data.train="{tmp_path}/photos"' in overrides
+    assert f"tracking.uri=sqlite:///{tmp_path}/x.db" in overrides
+    assert load_config(None, overrides).data.train == tmp_path / "photos"

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -180,3 +181,15 @@ def test_bfloat16_answers_nearly_the_same():
     rounded = model.bfloat16()(lr, 2.5)
     assert rounded.dtype == torch.float32
     assert (exact - rounded).abs().max() < 0.02
+
+
+@torch.no_grad()
+def test_numbers_of_other_libraries_are_numbers():
+    model, lr = small_model(), torch.rand(1, 3, 6, 6)
+    expected = model(lr, 2.5, subnet=1)
+    for scale in (np.float32(2.5), torch.tensor(2.5), (np.float64(2.5), 2.5)):
+        assert torch.equal(model(lr, scale, subnet=1), expected)
+    assert model(lr, np.int64(2)).shape == (1, 3, 12, 12)
+    assert model(lr, size=(np.int64(20), np.int32(22))).shape == (1, 3, 20, 22)
+    with pytest.raises(ValueError, match="scale must be a number"):
+        model(lr, "2.5")

@@ -121,3 +121,14 @@ def test_the_hr_image_is_cropped_to_what_the_lr_image_shows(scale, lr, hr):
     low, high = lr_hr_pair(noise(), scale)
     assert low.shape == (*lr, 3)
     assert high.shape == (*hr, 3)
+
+
+def test_our_limit_replaces_pillows_own(tmp_path):
+    Image.new("1", (20_000, 20_000)).save(tmp_path / "wide.png")
+    with pytest.raises(UserError, match=r"20000 x 20000 pixels, more than data\.max_megapixels = 100"):
+        decode_rgb(tmp_path / "wide.png", 100)
+
+
+def test_hidden_files_are_no_photos(folder):
+    (folder / "._0.png").write_bytes(b"a companion file of another system")
+    assert [path.name for path in list_photos(folder)] == ["0.png", "1.png", "2.png"]

@@ -1,0 +1,35 @@
+"""Small files that appear complete or not at all, and a folder that one process at a time works in."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.errors import UserError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in one piece: a reader, or a crash, sees the old content or the new."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial.write_text(text)
+    partial.replace(path)
+
+
+@contextmanager
+def held(folder: Path, what: str) -> Iterator[None]:
+    """Keep other processes of this machine out of a folder.
+
+    Raises:
+        UserError: another process holds it.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{what} is being worked on by another process; wait for it, or choose another name"
+            ) from None
+        yield
