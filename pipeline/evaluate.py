@@ -13,7 +13,7 @@ from torch import Tensor
 
 import anysr
 from anysr import AnySR
-from anysr.metrics import psnr_y
+from anysr.metrics import psnr
 from pipeline.config import TrainingConfig
 from pipeline.data.degrade import lr_hr_pair, resize_bicubic
 from pipeline.data.photo_map import PhotoMap
@@ -82,7 +82,7 @@ def psnrs(model: AnySR, hr: Pixels, scale: float, device: torch.device) -> tuple
     lr_13hw, hr_3HW = to_tensor(lr, device)[None], to_tensor(target, device)
     answers = [to_tensor(resize_bicubic(lr, size), device)]
     answers += [model(lr_13hw, scale, size, subnet=subnet)[0] for subnet in ("auto", "full")]
-    bicubic, own, full = (min(_MOST_DB, psnr_y(answer, hr_3HW, border)) for answer in answers)
+    bicubic, own, full = (min(_MOST_DB, psnr(answer, hr_3HW, border)) for answer in answers)
     return bicubic, own, full
 
 

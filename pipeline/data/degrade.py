@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
+from pipeline.data.imresize import matlab_bicubic
 from pipeline.data.photos import Pixels
+
+Resizer = Callable[[Pixels, tuple[int, int]], Pixels]
 
 
 def resize_bicubic(pixels: Pixels, size: tuple[int, int]) -> Pixels:
@@ -14,12 +20,35 @@ def resize_bicubic(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return np.asarray(image)
 
 
-def lr_hr_pair(hr: Pixels, scale: float) -> tuple[Pixels, Pixels]:
-    """An LR image and the part of the HR image that it shows.
+RESIZERS: dict[str, Resizer] = {"pil": resize_bicubic, "matlab": matlab_bicubic}
 
-    The LR image is floor(H / s) x floor(W / s) and the HR image is cropped at its bottom and right
-    to round(h * s) x round(w * s), as LIIF's evaluation does.
+
+def luma_8_bits(pixels: Pixels) -> npt.NDArray[np.float64]:
+    """BT.601 luma, 16 ... 235 rounded to whole numbers, as a grey (H, W, 3) image of doubles."""
+    luma = pixels @ np.array([65.481, 128.553, 24.966]) / 255 + 16
+    return np.repeat(np.floor(luma + 0.5)[..., None], 3, axis=2)
+
+
+def lr_hr_pair(hr: Pixels, scale: float | Sequence[float], resize: Resizer = resize_bicubic) -> tuple[Pixels, Pixels]:
+    """An LR image and the part of the HR image that it shows; see :func:`pair_sizes`.
+
+    Args:
+        hr: (H, W, 3).
+        scale: factor, or (s_h, s_w).
+        resize: how the LR image is made.
     """
-    height, width = (max(1, int(n / scale)) for n in hr.shape[:2])
-    cropped = hr[: min(hr.shape[0], round(height * scale)), : min(hr.shape[1], round(width * scale))]
-    return resize_bicubic(np.ascontiguousarray(cropped), (height, width)), cropped
+    lr_size, (height, width) = pair_sizes((hr.shape[0], hr.shape[1]), scale)
+    cropped = np.ascontiguousarray(hr[:height, :width])
+    return resize(cropped, lr_size), cropped
+
+
+def pair_sizes(hr_size: tuple[int, int], scale: float | Sequence[float]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Sizes of the LR image and of the HR image cropped, at its bottom and right, to what that shows.
+
+    Each axis by its own factor, as in LIIF's evaluation: h = floor(H / s), and H is cropped to
+    round(h * s). The floor forgives 1e-9, or 33 / 1.1 would be 29.
+    """
+    factors = (scale, scale) if isinstance(scale, int | float) else tuple(scale)
+    height, width = (max(1, int(n / s + 1e-9)) for n, s in zip(hr_size, factors, strict=True))
+    shown = (min(hr_size[0], round(height * factors[0])), min(hr_size[1], round(width * factors[1])))
+    return (height, width), shown

@@ -3,15 +3,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from anysr.metrics import psnr_y
+from anysr.metrics import psnr, scored_region, ssim
 
 
 def test_psnr_of_a_constant_error_by_hand():
     """A difference of 0.1 in all channels is 0.1 * 219/255 in luma: -20 log10(0.0858824) = 21.3219 dB."""
     hr = torch.full((3, 10, 12), 0.4)
-    assert psnr_y(hr + 0.1, hr, 2) == pytest.approx(21.3219, abs=1e-3)
+    assert psnr(hr + 0.1, hr, 2) == pytest.approx(21.3219, abs=1e-3)
 
 
 def test_psnr_of_green_alone_by_hand():
@@ -19,7 +18,7 @@ def test_psnr_of_green_alone_by_hand():
     hr = torch.zeros(3, 8, 8)
     sr = hr.clone()
     sr[1] = 0.1
-    assert psnr_y(sr, hr, 0) == pytest.approx(25.9491, abs=1e-3)
+    assert psnr(sr, hr, 0) == pytest.approx(25.9491, abs=1e-3)
 
 
 def test_the_border_is_not_scored_and_answers_are_clamped():
@@ -27,24 +26,72 @@ def test_the_border_is_not_scored_and_answers_are_clamped():
     sr = hr.clone()
     sr[:, :2] = 9.0
     sr[:, :, -2:] = -1.0
-    assert psnr_y(sr, hr, 2) == math.inf
-    assert psnr_y(torch.full((3, 9, 9), 7.0), torch.ones(3, 9, 9), 1) == math.inf
+    assert psnr(sr, hr, 2) == math.inf
+    assert psnr(torch.full((3, 9, 9), 7.0), torch.ones(3, 9, 9), 1) == math.inf
 
 
 def test_shapes_are_checked():
     with pytest.raises(ValueError, match="one size"):
-        psnr_y(torch.zeros(3, 4, 4), torch.zeros(3, 4, 5), 0)
+        psnr(torch.zeros(3, 4, 4), torch.zeros(3, 4, 5), 0)
     with pytest.raises(ValueError, match="leaves nothing"):
-        psnr_y(torch.zeros(3, 4, 4), torch.zeros(3, 4, 4), 2)
+        psnr(torch.zeros(3, 4, 4), torch.zeros(3, 4, 4), 2)
 
 
-@pytest.mark.parametrize(("scale", "expected"), [(2, 33.67), (3, 30.40), (4, 28.43)])
-def test_bicubic_on_set5_scores_as_published(shared, scale, expected):
-    from pipeline.data.degrade import lr_hr_pair, resize_bicubic
-    from pipeline.evaluate import to_tensor
+def test_psnr_of_rgb_by_hand():
+    """0.1 in one colour of three is a mean square of 0.01 / 3: 24.7712 dB."""
+    hr = torch.zeros(3, 8, 8)
+    sr = hr.clone()
+    sr[1] = 0.1
+    assert psnr(sr, hr, 0, "rgb") == pytest.approx(24.7712, abs=1e-3)
 
-    scores = []
-    for path in sorted((shared / "data/bench/Set5").glob("*.png")):
-        lr, hr = lr_hr_pair(np.asarray(Image.open(path).convert("RGB")), scale)
-        scores.append(psnr_y(to_tensor(resize_bicubic(lr, hr.shape[:2])), to_tensor(hr), scale))
-    assert np.mean(scores) == pytest.approx(expected, abs=0.011)
+
+def test_rounding_comes_before_luma():
+    """0.4 / 255 rounds away; 0.6 / 255 to 1 / 255, in luma 219 / 255 of that: -20 log10(219 / 255²) = 49.4525 dB."""
+    hr = torch.zeros(3, 8, 8)
+    assert psnr(hr + 0.4 / 255, hr, 0, rounded=True) == math.inf
+    assert psnr(hr + 0.6 / 255, hr, 0, rounded=True) == pytest.approx(49.4525, abs=1e-3)
+
+
+def test_each_axis_has_its_own_border():
+    hr = torch.rand(3, 12, 12)
+    sr = hr.clone()
+    sr[:, :3] = 1 - sr[:, :3]
+    assert psnr(sr, hr, (3, 0)) == math.inf
+    assert psnr(sr, hr, (0, 3)) < 20
+
+
+def test_ssim_of_flat_images_by_hand():
+    """Without variance only luminance is left: (2 * 0.4 * 0.6 + 1e-4) / (0.16 + 0.36 + 1e-4) = 0.923092."""
+    hr = torch.full((3, 13, 15), 0.4)
+    assert ssim(hr + 0.2, hr, 1, "rgb") == pytest.approx(0.4801 / 0.5201, abs=1e-6)
+
+
+@pytest.mark.parametrize("channel", ["y", "rgb"])
+def test_ssim_is_the_published_double_loop(channel):
+    """What scikit-image gives for gaussian_weights=True, sigma=1.5, use_sample_covariance=False."""
+    generator = torch.Generator().manual_seed(0)
+    hr = torch.rand(3, 19, 17, generator=generator)
+    sr = (hr + 0.2 * torch.randn(3, 19, 17, generator=generator)).clamp(0, 1)
+    images = [scored_region(image, image, 2, channel, rounded=False)[0].numpy() for image in (sr, hr)]
+    expected = np.mean([textbook_ssim(a, b) for a, b in zip(*images, strict=True)])
+    assert ssim(sr, hr, 2, channel) == pytest.approx(expected, abs=1e-9)
+
+
+def textbook_ssim(a, b):
+    place = np.arange(11) - 5
+    window = np.exp(-(place[:, None] ** 2 + place**2) / (2 * 1.5**2))
+    window /= window.sum()
+    values = []
+    for y in range(a.shape[0] - 10):
+        for x in range(a.shape[1] - 10):
+            p, q = a[y : y + 11, x : x + 11], b[y : y + 11, x : x + 11]
+            mp, mq = (window * p).sum(), (window * q).sum()
+            vp, vq, c = ((window * v).sum() for v in ((p - mp) ** 2, (q - mq) ** 2, (p - mp) * (q - mq)))
+            luminance = (2 * mp * mq + 1e-4) / (mp**2 + mq**2 + 1e-4)
+            values.append(luminance * (2 * c + 9e-4) / (vp + vq + 9e-4))
+    return np.mean(values)
+
+
+def test_ssim_needs_a_window():
+    with pytest.raises(ValueError, match="11 x 11"):
+        ssim(torch.zeros(3, 14, 14), torch.zeros(3, 14, 14), 2)

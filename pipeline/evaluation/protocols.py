@@ -1,0 +1,89 @@
+"""Named ways to score: which channel, how much border is cut, and whether pixels are 8-bit.
+
+A score means nothing without them: on Set5 x2 they differ by tenths of a decibel. The papers define
+their borders for whole, equal factors. For others we round a border up where the paper has the bare
+scale, and cut each axis by its own factor. The HR image is cropped the same way under all of them
+(``pipeline.data.degrade.pair_sizes``).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
+
+from anysr.metrics import Channel, psnr, ssim
+from pipeline.errors import UserError
+from pipeline.evaluation.scales import Scale
+
+_BORDERS = {
+    "scale": math.ceil,
+    "scale + 6": lambda s: math.ceil(s) + 6,
+    "floor(scale) + 1": lambda s: math.floor(s) + 1,
+    "ceil(scale)": math.ceil,
+}
+
+
+@dataclass(frozen=True)
+class ScoringProtocol:
+    """One way to score.
+
+    Attributes:
+        name: as in rows and on the command line.
+        channel: BT.601 luma, or all of RGB.
+        border_rule: pixels cut off each side of an axis, from that axis' scale; "scale" rounds up.
+        rounded: RGB rounded to 8 bits before anything else; otherwise clamped floats.
+        luma_first: the HR image is replaced by its 8-bit luma as a grey image, and never rounded
+            again before it is enlarged.
+    """
+
+    name: str
+    channel: Channel
+    border_rule: Literal["scale", "scale + 6", "floor(scale) + 1", "ceil(scale)"]
+    rounded: bool = False
+    luma_first: bool = False
+
+    def border(self, scale: Scale) -> tuple[int, int]:
+        """Pixels cut off (top and bottom, left and right)."""
+        rule = _BORDERS[self.border_rule]
+        return rule(scale.height), rule(scale.width)
+
+    def psnr(self, sr_3HW: Tensor, hr_3HW: Tensor, scale: Scale) -> float:
+        """PSNR in dB; see :func:`anysr.metrics.psnr`."""
+        return psnr(sr_3HW, hr_3HW, self.border(scale), self.channel, rounded=self.rounded)
+
+    def ssim(self, sr_3HW: Tensor, hr_3HW: Tensor, scale: Scale) -> float:
+        """SSIM on the same channel and border; see :func:`anysr.metrics.ssim`."""
+        return ssim(sr_3HW, hr_3HW, self.border(scale), self.channel, rounded=self.rounded)
+
+    def __str__(self) -> str:
+        seen = "8-bit luma as a grey image" if self.luma_first else self.channel.upper()
+        return f"{self.name}: {seen}, border = {self.border_rule}, {'8-bit' if self.rounded else 'float'}"
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        ScoringProtocol("liif", "y", "scale"),
+        ScoringProtocol("liif-div2k", "rgb", "scale + 6"),
+        ScoringProtocol("anysr", "y", "floor(scale) + 1"),
+        ScoringProtocol("arbsr", "y", "ceil(scale)"),
+        ScoringProtocol("basicsr", "y", "scale", rounded=True),
+        # How the tables from before colour networks were made, in MATLAB: their bicubic rows come out.
+        ScoringProtocol("luma8", "rgb", "scale", rounded=True, luma_first=True),
+    )
+}
+
+
+def protocol_for(name: str, suite: str) -> ScoringProtocol:
+    """The protocol called ``name``; LIIF scores DIV2K, told by the suite's name, in a way of its own.
+
+    Raises:
+        UserError: there is no such protocol.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"no protocol is called {name!r}; choose one of {', '.join(PROTOCOLS)}")
+    on_div2k = name == "liif" and suite.lower().startswith("div2k")
+    return PROTOCOLS["liif-div2k" if on_div2k else name]

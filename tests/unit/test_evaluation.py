@@ -1,0 +1,134 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.errors import UserError
+from pipeline.evaluation.perceptual import LpipsAlex
+from pipeline.evaluation.protocols import PROTOCOLS, protocol_for
+from pipeline.evaluation.scales import Scale, parse_scales
+from pipeline.evaluation.suites import open_suite
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "border"),
+    [
+        ("liif", Scale(2, 2), (2, 2)),
+        ("liif", Scale(2.5, 2.5), (3, 3)),
+        ("liif", Scale(2, 3.1), (2, 4)),
+        ("liif-div2k", Scale(4, 4), (10, 10)),
+        ("anysr", Scale(2, 2), (3, 3)),
+        ("anysr", Scale(2.5, 3.1), (3, 4)),
+        ("arbsr", Scale(2.1, 4), (3, 4)),
+        ("basicsr", Scale(3, 3), (3, 3)),
+    ],
+)
+def test_borders(name, scale, border):
+    assert PROTOCOLS[name].border(scale) == border
+
+
+def test_a_case_worked_by_hand_tells_the_protocols_apart():
+    """20 x 20, x2, an error of 0.3/255 everywhere but in a ring: 0.5 in its third row and column from the edge.
+
+    liif and basicsr cut 2 and see the ring (60 of 256 pixels), anysr cuts 3 and liif-div2k 8.
+    In luma an error d in all colours is d * 219/255. Rounded, 0.3/255 vanishes.
+    """
+    hr = torch.zeros(3, 20, 20)
+    sr = torch.full((3, 20, 20), 0.3 / 255)
+    ring = torch.zeros(20, 20, dtype=torch.bool)
+    ring[2:18, 2:18] = True
+    ring[3:17, 3:17] = False
+    sr[:, ring] = 102 / 255
+    small, large, luma = (0.3 / 255) ** 2, 0.4**2, (219 / 255) ** 2
+    both = luma * (60 * large + 196 * small) / 256
+    expected = {"liif": both, "arbsr": both, "basicsr": luma * 60 * large / 256, "anysr": luma * small}
+    for name, mse in {**expected, "liif-div2k": small}.items():
+        assert PROTOCOLS[name].psnr(sr, hr, Scale(2, 2)) == pytest.approx(-10 * math.log10(mse), abs=1e-4), name
+
+
+def test_liif_scores_div2k_in_its_own_way():
+    assert protocol_for("liif", "DIV2K_valid").name == "liif-div2k"
+    assert protocol_for("liif", "Set5").name == "liif"
+    assert protocol_for("anysr", "DIV2K_valid").name == "anysr"
+    with pytest.raises(UserError, match="choose one of liif"):
+        protocol_for("psnr", "Set5")
+
+
+def test_scales_are_parsed():
+    assert parse_scales(["2,2x3.1", "2"]) == (Scale(2, 2), Scale(2, 3.1))
+    sweep = parse_scales(["1.1:4.0:0.1"])
+    assert len(sweep) == 30
+    assert sweep[9] == Scale(2.0, 2.0)
+    assert str(sweep[-1]) == "4"
+
+
+@pytest.mark.parametrize(
+    "text", ["0.5", "2x0.9", "two", "2x3x4", "1:4", "4:1:0.1", "1:2:0", "nan", "inf", "", "1:1e9:0.1"]
+)
+def test_what_is_no_scale(text):
+    with pytest.raises(UserError):
+        parse_scales([text])
+
+
+def save(path, height=32, width=40, seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+def test_lr_images_are_paired_by_name_and_else_by_order(tmp_path):
+    two = parse_scales(["2"])
+    for name in ("a", "a1"):
+        save(tmp_path / f"hr/{name}.png")
+        save(tmp_path / f"lr/{name}x2.png", 16, 20)  # sorted by name, a1x2 comes before ax2
+        save(tmp_path / f"other/{name}_low.png", 16, 20)
+    suite = open_suite(f"s={tmp_path}/hr,{tmp_path}/lr", two)
+    assert [path.stem for path in suite.lr[two[0]]] == ["ax2", "a1x2"]
+    suite = open_suite(f"s={tmp_path}/hr,{tmp_path}/other", two)
+    assert [path.stem for path in suite.lr[two[0]]] == ["a1_low", "a_low"]
+
+
+def test_what_is_no_suite(tmp_path):
+    scales = parse_scales(["2"])
+    save(tmp_path / "hr/a.png")
+    save(tmp_path / "hr/b.png")
+    save(tmp_path / "one/a.png", 16, 20)
+    save(tmp_path / "wrong/a.png", 16, 20)
+    save(tmp_path / "wrong/b.png", 16, 21)
+    (tmp_path / "empty").mkdir()
+    cases = {
+        f"s={tmp_path}/nothing": "there is no folder",
+        f"s={tmp_path}/empty": "holds no image",
+        f"s={tmp_path}/hr,{tmp_path}/one": "2 HR images in .*, but 1 LR images",
+        f"s={tmp_path}/hr,{tmp_path}/wrong": "is 21 x 16, but .* is 20 x 16",
+        f"={tmp_path}/hr": "not a suite",
+    }
+    for text, message in cases.items():
+        with pytest.raises(UserError, match=message):
+            open_suite(text, scales)
+    with pytest.raises(UserError, match="cannot serve 2 scales"):
+        open_suite(f"s={tmp_path}/hr,{tmp_path}/one", parse_scales(["2", "3"]))
+
+
+def test_lpips_is_the_packages(shared):
+    import lpips
+
+    weights = shared / "weights/lpips_alexnet_features_fp16.pth"
+    images = torch.rand(2, 3, 64, 80, generator=torch.Generator().manual_seed(0))
+    package = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False).eval()
+    trunk = {name: tensor.float() for name, tensor in torch.load(weights, weights_only=True).items()}
+    own = {name: trunk["features." + name.split(".", 1)[1]] for name in package.net.state_dict()}
+    package.net.load_state_dict(own)
+    expected = float(package(images[:1], images[1:], normalize=True).detach())
+    assert expected > 0.1
+    assert LpipsAlex(weights)(images[0], images[1]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_lpips_says_where_its_weights_belong(tmp_path):
+    with pytest.raises(UserError, match=r"put lpips_alexnet_features_fp16\.pth there"):
+        LpipsAlex(tmp_path / "trunk.pth")
+    torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "trunk.pth")
+    with pytest.raises(UserError, match="needs the keys features"):
+        LpipsAlex(tmp_path / "trunk.pth")
