@@ -59,10 +59,13 @@ def run_training(config: TrainingConfig, fit: Fit) -> int:
 
 
 def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: Path, fit: Fit) -> int:
-    _record(config, folder)
+    recorded = folder / _CONFIG_FILE
+    if recorded.exists():
+        check_unchanged(yaml.safe_load(recorded.read_text()), config)
     if _finished(config, folder):
         print(f"run {config.run.name} is finished: {folder}; choose another run.name to train again")
         return 0
+    write_text(recorded, config.to_yaml())
     tracker = open_tracker(config, folder, _in_ray_job())
     status = "FAILED"
     try:
@@ -126,15 +129,6 @@ def _prepare_storage(config: TrainingConfig, model: AnySR) -> Path:
             f"some space, lower ray.keep_checkpoints, or {mend}"
         )
     return folder
-
-
-def _record(config: TrainingConfig, folder: Path) -> None:
-    """Write the configuration beside the checkpoints, unless the run was started with another one."""
-    path = folder / _CONFIG_FILE
-    if path.exists():
-        check_unchanged(yaml.safe_load(path.read_text()), config)
-    if not _finished(config, folder):
-        write_text(path, config.to_yaml())
 
 
 def _finished(config: TrainingConfig, folder: Path) -> bool:

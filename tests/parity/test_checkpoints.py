@@ -18,8 +18,9 @@ from torch import Tensor
 import anysr
 from anysr.checkpoints.names import released_name
 from anysr.cli import main
+from tests import conftest
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "parity"
+SHARED = conftest.SHARED / "parity"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no released files at {SHARED}")
 KINDS = {
     "edsr-baseline-liif": ("edsr", "liif"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,8 +10,9 @@ import torch
 from torch import Tensor
 
 from anysr import AnySR, EdsrConfig, InterweaveConfig, LiifConfig, MetaSrConfig, ModelConfig, SrnoConfig, SubnetConfig
+from tests import conftest
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "parity"
+SHARED = conftest.SHARED / "parity"
 PLAIN = (SubnetConfig((1.0, 4.0)),)
 CASES = {
     "edsr-baseline-liif": ModelConfig(EdsrConfig(), LiifConfig(), None, PLAIN),
