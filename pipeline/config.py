@@ -104,15 +104,21 @@ class SamplingConfig(Section):
     full_width_probability: Fraction | tuple[Fraction, ...] = 0.0
     """How often a step of widths "one" trains the full network instead of the group's own subnet, in all groups or in
     each; AnySR's paper has 0.6 in the first group, [0.6, 0, 0, 0]."""
+    random_width_probability: Fraction = 0.0
+    """How often it trains a network drawn evenly from all instead, so that each is usable at each scale."""
+    lowest_scale_probability: Fraction = 0.0
+    """How often a step of the first group has exactly its lowest scale: at ×1 the answer is the input, which evenly
+    drawn scales hardly teach."""
 
     @model_validator(mode="after")
     def _used(self) -> SamplingConfig:
-        drawn = self.full_width_probability
-        if self.widths != "one" and any(drawn if isinstance(drawn, tuple) else (drawn,)):
-            raise ValueError(
-                f"full_width_probability {drawn} has no effect on widths {self.widths!r}, which train the full network "
-                'in each step; set it to 0, or widths to "one"'
-            )
+        for name in ("full_width_probability", "random_width_probability"):
+            drawn = getattr(self, name)
+            if self.widths != "one" and any(drawn if isinstance(drawn, tuple) else (drawn,)):
+                raise ValueError(
+                    f"{name} {drawn} has no effect on widths {self.widths!r}, which train the same networks in each "
+                    'step; set it to 0, or widths to "one"'
+                )
         return self
 
 
@@ -128,9 +134,13 @@ class TrainConfig(Section):
     learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     warmup_steps: int = Field(0, ge=0)
-    schedule: Literal["constant", "cosine", "multistep"] = "cosine"
+    schedule: Literal["constant", "cosine", "multistep", "trapezoid"] = "cosine"
+    """Of the learning rate; trapezoid is constant, then falls linearly. Such a run can be prolonged with a larger
+    ``steps`` and ``run.allow_changes`` as if it had been that long from the start, up to where it falls."""
     final_fraction: Fraction = 0.01
-    """What the cosine schedule ends on, as a fraction of the learning rate."""
+    """What the cosine and trapezoid schedules end on, as a fraction of the learning rate."""
+    cooldown: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Last share of the steps, in which the trapezoid falls."""
     milestones: tuple[Fraction, ...] = (0.4, 0.8)
     """Where the multi-step schedule multiplies by ``gamma``, as fractions of the run."""
     gamma: float = Field(0.5, gt=0, le=1)

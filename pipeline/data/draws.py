@@ -48,8 +48,15 @@ class ScaleGroupSampler:
         """The draw of a step, whatever was drawn before."""
         rng = np.random.default_rng((self._config.train.seed, _GROUP_STREAM, step))
         group = int(rng.choice(len(self._groups), p=self.probabilities))
-        scale = float(self._config.factor or rng.uniform(*self._groups[group].scales))
-        return Draw(group, scale, self._subnets(group, bool(rng.random() < self._full_width[group])))
+        low, high = self._groups[group].scales
+        scale = float(self._config.factor or rng.uniform(low, high))
+        full_width = bool(rng.random() < self._full_width[group])
+        subnets = self._subnets(group, full_width)
+        if rng.random() < self._config.sampling.random_width_probability:
+            subnets = (int(rng.integers(len(self._groups))),)
+        if group == 0 and rng.random() < self._config.sampling.lowest_scale_probability:
+            scale = float(self._config.factor or low)
+        return Draw(group, scale, subnets)
 
     def _subnets(self, group: int, full_width: bool) -> tuple[int, ...]:
         full = len(self._groups) - 1
@@ -64,7 +71,9 @@ class ScaleGroupSampler:
         narrow, wide = (
             sum(self._crop_macs[subnet] for subnet in self._subnets(group, full_width)) for full_width in (False, True)
         )
-        return narrow + self._full_width[group] * (wide - narrow)
+        drawn = narrow + self._full_width[group] * (wide - narrow)
+        anyone = sum(self._crop_macs) / len(self._groups)
+        return drawn + self._config.sampling.random_width_probability * (anyone - drawn)
 
     @cached_property
     def _crop_macs(self) -> tuple[int, ...]:

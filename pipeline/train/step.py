@@ -32,6 +32,9 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
         done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * cosine)
+    if config.schedule == "trapezoid":
+        left = (config.steps - step) / (config.cooldown * config.steps)
+        return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * min(1.0, left))
     if config.schedule == "multistep":
         passed = sum(step >= fraction * config.steps for fraction in config.milestones)
         return config.learning_rate * config.gamma**passed

@@ -93,6 +93,18 @@ def test_draws_keep_to_their_group_and_follow_the_weights():
     assert np.mean([subnets == (3,) for subnets in first]) == pytest.approx(0.6, abs=0.06)
 
 
+def test_some_steps_train_any_network_and_some_the_lowest_scale():
+    draws = [
+        sampler("sampling.random_width_probability=0.5", "sampling.lowest_scale_probability=0.2").draw(step)
+        for step in range(4000)
+    ]
+    for index in range(4):
+        drawn = np.mean([draw.subnets == (index,) for draw in draws if draw.group == 2])
+        assert drawn == pytest.approx(0.5 * (index == 2) + 0.125, abs=0.05)
+    assert np.mean([draw.scale == 1 for draw in draws if draw.group == 0]) == pytest.approx(0.2, abs=0.04)
+    assert all(draw.scale > 1.7 for draw in draws if draw.group > 0)
+
+
 @pytest.mark.parametrize(
     ("widths", "expected"),
     [
