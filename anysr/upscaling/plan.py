@@ -15,11 +15,11 @@ from anysr.upscaling.limits import (
     show_macs,
     show_seconds,
 )
+from anysr.upscaling.strips import NUM_SYMMETRIES
 from anysr.upscaling.targets import Enlargement
 
 Precision = Literal["fp32", "bf16", "fp16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
-NUM_SYMMETRIES = 8
 
 
 @dataclass(frozen=True)
