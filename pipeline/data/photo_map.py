@@ -18,6 +18,7 @@ import numpy as np
 from pipeline.config import DataConfig
 from pipeline.data.photos import Pixels, decode_rgb, list_photos
 from pipeline.errors import UserError, one_line
+from pipeline.storage.cache import cache_root
 
 _VERSION = "1"
 
@@ -91,8 +92,7 @@ def open_photo_map(photos: Path, config: DataConfig, min_side_px: int = 1) -> Ph
 
 def cache_folder(configured: Path | None) -> Path:
     """The folder for decoded photos, made if need be."""
-    chosen = configured or os.environ.get("ANYSR_CACHE") or Path.home() / ".cache" / "anysr"
-    root = Path(chosen).expanduser() / "photos"
+    root = cache_root(configured) / "photos"
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -18,6 +18,7 @@ from types import FrameType
 import psutil
 
 from pipeline.config import TrainingConfig
+from pipeline.storage.places import parse_place
 
 _SENT = ("anysr", "pipeline", "jobs")
 # What a remote cluster's job needs to know of this shell; credentials belong to the cluster.
@@ -78,11 +79,12 @@ def is_this_machine(address: str) -> bool:
 
 def local_paths(config: TrainingConfig) -> list[str]:
     """Overrides that name this folder's paths in full, as a job of this machine runs in a folder of its own."""
-    data = config.data.resolved()
+    data, storage = config.data.resolved(), parse_place(config.run.storage)
     cache = data.cache or (Path(os.environ["ANYSR_CACHE"]).resolve() if "ANYSR_CACHE" in os.environ else None)
     paths = {"data.train": data.train, "data.validation": data.validation, "data.cache": cache}
     overrides = [f"{key}={json.dumps(str(path))}" for key, path in paths.items() if path is not None]
-    overrides.append(f"run.storage={json.dumps(str(Path(config.run.storage).expanduser().resolve()))}")
+    if isinstance(storage, Path):
+        overrides.append(f"run.storage={json.dumps(str(storage.expanduser().resolve()))}")
     uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     database = uri.removeprefix("sqlite:///")
     if uri != database and not database.startswith("/"):

@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.config import TrainingConfig
 from pipeline.errors import UserError, one_line
+from pipeline.storage.places import parse_place
 from pipeline.tracking.metric_log import Metric
 from pipeline.tracking.tracker import SinkSpec
 
@@ -144,7 +145,13 @@ def tracking_uri(config: TrainingConfig, in_ray_job: bool) -> str:
     named = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if named:
         return named
-    folder = Path(config.run.storage) if in_ray_job else Path.cwd()
+    storage = parse_place(config.run.storage)
+    if in_ray_job and not isinstance(storage, Path):
+        raise UserError(
+            f"no MLflow server is named, and {storage} cannot hold its database; set MLFLOW_TRACKING_URI or "
+            "tracking.uri, or tracking.backend=jsonl"
+        )
+    folder = storage if in_ray_job and isinstance(storage, Path) else Path.cwd()
     return f"sqlite:///{folder.resolve()}/mlflow.db"
 
 

@@ -70,8 +70,8 @@ def open_photos(config: TrainingConfig) -> tuple[PhotoMap, PhotoMap]:
     data = config.data
     smallest = config.validation.crop_px or round(4 * max(config.scales))
     return (
-        open_photo_map(photo_folder(data.train, "train"), data, config.hr_crop_px),
-        open_photo_map(photo_folder(data.validation, "validation"), data, smallest),
+        open_photo_map(photo_folder(data.train, "train", data.cache, data.cache_gb), data, config.hr_crop_px),
+        open_photo_map(photo_folder(data.validation, "validation", data.cache, data.cache_gb), data, smallest),
     )
 
 
