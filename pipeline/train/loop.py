@@ -41,7 +41,8 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
     with context.latest_checkpoint() as folder:
         if folder is not None:
             log.restore(state.restore(folder, config))
-            context.show(f"resuming at step {state.step}")
+            workers = f" with {context.world_size} workers" if context.world_size > 1 else ""
+            context.show(f"resuming at step {state.step}{workers}")
     model = context.wrap(state.model)
     dataset = StepBatches(train_photos, config, context.rank, context.world_size)
     meter = _Meter(config, context, log, state)
