@@ -78,7 +78,9 @@ class Upscaler:
         started = time.perf_counter()
 
         def attempt(asked: Request) -> list[Pixels]:
-            return [self._enlarge(plane, plan, asked, _Share(progress, i, len(planes))) for i, plane in enumerate(planes)]
+            return [
+                self._enlarge(plane, plan, asked, _Share(progress, i, len(planes))) for i, plane in enumerate(planes)
+            ]
 
         answers, reached, notes = with_fallbacks(attempt, settled)
         enlarged = joined(picture, answers)

@@ -42,7 +42,8 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
     with context.latest_checkpoint() as folder:
         if folder is not None:
             log.restore(state.restore(folder, config))
-            context.show(f"resuming at step {state.step}")
+            workers = f" with {context.world_size} workers" if context.world_size > 1 else ""
+            context.show(f"resuming at step {state.step}{workers}")
         elif config.train.init_from is not None:
             warm_start(state.model, config.train.init_from)
             context.show(f"starting from the weights of {config.train.init_from}")
@@ -75,8 +76,8 @@ def open_photos(config: TrainingConfig) -> tuple[PhotoMap, PhotoMap]:
     data = config.data
     smallest = config.validation.crop_px or round(4 * max(config.scales))
     return (
-        open_photo_map(photo_folder(data.train, "train"), data, config.hr_crop_px),
-        open_photo_map(photo_folder(data.validation, "validation"), data, smallest),
+        open_photo_map(photo_folder(data.train, "train", data.cache, data.cache_gb), data, config.hr_crop_px),
+        open_photo_map(photo_folder(data.validation, "validation", data.cache, data.cache_gb), data, smallest),
     )
 
 
