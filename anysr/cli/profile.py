@@ -5,7 +5,7 @@ a + b x LR pixels + c x HR pixels, fitted for each subnet, with a margin that 19
 The result is kept in $ANYSR_CACHE, else ~/.cache/anysr, by model, device, threads and torch's version. Measure on an
 idle machine: scatter makes the margin wide.
 
-examples:
+Examples:
   anysr profile
   anysr profile --model runs/mine/model.safetensors --precision fp32 bf16
   anysr profile --device cuda --sizes 64 256 512 -o a100.json      and there: anysr upscale --device-profile a100.json
@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from anysr.amounts import parse_seconds, show_seconds
 from anysr.cli import shown
 from anysr.cli.models import MODEL_HELP, open_model
 from anysr.cli.timing import keep
 from anysr.upscaling import Upscaler
-from anysr.upscaling.limits import parse_seconds, show_seconds
 from anysr.upscaling.measure import SCALES, SIZES_PX, Sweep, cached_profile, measure
 from anysr.upscaling.plan import PRECISIONS
 from anysr.upscaling.profile import Measurement

@@ -171,7 +171,7 @@ def _encode_png(picture: Picture) -> bytes:
     if picture.peak == 255:
         return _encode_with_pillow(picture)
     planes = picture.colour if picture.alpha is None else np.dstack([picture.colour, picture.alpha])
-    plain = bytes(imagecodecs.png_encode(planes[..., 0] if planes.shape[2] == 1 else planes))
+    plain = bytes(imagecodecs.png_encode(np.ascontiguousarray(planes.squeeze(2) if planes.shape[2] == 1 else planes)))
     return plain[:_AFTER_PNG_HEADER] + _png_chunks(picture.metadata) + plain[_AFTER_PNG_HEADER:]
 
 
