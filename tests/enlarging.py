@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,7 @@ def smooth(height: int, width: int, channels: int, peak: int = 255) -> np.ndarra
     return (np.stack(planes, axis=-1) * peak).round().astype(np.uint8 if peak == 255 else np.uint16)
 
 
+@cache  # it holds the time of its making
 def srgb_profile() -> bytes:
     return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 
