@@ -57,15 +57,17 @@ def test_round_trips(name, peak, channels, has_alpha):
     assert exif.get_ifd(ExifTags.IFD.GPSInfo)[1] == "N"
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("PNG", {}), ("JPEG", {"quality": 100, "subsampling": 0}), ("WEBP", {"lossless": True})])
+@pytest.mark.parametrize(
+    ("name", "suffix"), [("PNG", {}), ("JPEG", {"quality": 100, "subsampling": 0}), ("WEBP", {"lossless": True})]
+)
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_orientation_is_honoured_once(name, suffix, orientation):
+def test_orientation_is_honoured_once(name, options, orientation):
     upright = smooth(16, 24, 3)
     turn = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
             7: "TRANSVERSE", 8: "ROTATE_270"}.get(orientation)  # fmt: skip
     stored = Image.fromarray(upright)
     stored = stored if turn is None else stored.transpose(Image.Transpose[turn])
-    picture = read_image(encoded(stored, name, exif=exif_block(orientation), **suffix))
+    picture = read_image(encoded(stored, name, exif=exif_block(orientation), **options))
     assert picture.size == (16, 24)
     assert np.abs(picture.colour.astype(int) - upright).mean() < 2
     assert parse_exif(picture.metadata.exif)[ExifTags.Base.Orientation] == 1

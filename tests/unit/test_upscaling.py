@@ -136,7 +136,7 @@ def test_a_budget_chooses_a_smaller_subnet(upscaler):
     for index in (1, 0):
         plan = upscaler.plan(picture, replace(request, limits=Limits(macs=costs[index])))
         assert (plan.subnet.index, plan.own.index, plan.macs) == (index, 2, costs[index])
-    with pytest.raises(BudgetError, match="even subnet 0 .* multiply-adds") as refused:
+    with pytest.raises(BudgetError, match=r"even subnet 0 .* multiply-adds") as refused:
         upscaler.plan(picture, replace(request, limits=Limits(macs=costs[0] - 1)))
     nearest = str(refused.value).split("--budget ")[1].split(")")[0]
     assert upscaler.plan(picture, replace(request, limits=Limits(macs=parse_macs(nearest)))).subnet.index == 0
