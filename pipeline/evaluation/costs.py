@@ -146,10 +146,16 @@ def _measured(evaluation: Evaluation, rows: Sequence[CostRow]) -> Iterator[CostR
     """Each row with what a process of its own measured; they come of one that has nothing to do with this."""
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
     command = [sys.executable, "-m", "pipeline.evaluation.measure"]
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     if not rows:
         return
-    with subprocess.Popen(command, text=True, env={**os.environ, "PYTHONPATH": path}, **pipes) as process:
+    with subprocess.Popen(
+        command,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
         assert process.stdin is not None and process.stdout is not None
         for row in rows:
             process.stdin.write(json.dumps(asdict(_question(evaluation, row))) + "\n")
