@@ -92,9 +92,8 @@ def fixed(book: Book) -> Table | None:
         if any(means):
             cells = [_cell(mean) for mean in means]
             cost = book.cost(model, "full", scale)
-            rows.append(
-                (Cell(f"{model.name} ×{scale}", _figures(cells)), *cells, Cell(_giga(cost.macs if cost else None)))
-            )
+            head = Cell(f"{model.name} ×{scale}", _figures(cells))
+            rows.append((head, *cells, Cell(_giga(cost.macs if cost else None))))
     headings = ("network", *book.suites, "G multiply-adds")
     return Table("Fixed-scale networks: PSNR, dB", headings, tuple(rows)) if rows else None
 
