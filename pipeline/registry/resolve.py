@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pipeline.data.photo_map import cache_folder
+from pipeline.data.photo_cache import cache_folder
 from pipeline.errors import UserError, one_line
 
 _SCHEME = "models:/"
