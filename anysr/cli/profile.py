@@ -5,7 +5,7 @@ a + b x LR pixels + c x HR pixels, fitted for each subnet, with a margin that 19
 The result is kept in $ANYSR_CACHE, else ~/.cache/anysr, by model, device, threads and torch's version. Measure on an
 idle machine: scatter makes the margin wide.
 
-examples:
+Examples:
   anysr profile
   anysr profile --model runs/mine/model.safetensors --precision fp32 bf16
   anysr profile --device cuda --sizes 64 256 512 -o a100.json      and there: anysr upscale --device-profile a100.json

@@ -6,7 +6,7 @@ how large, in one way:
   --size 1920x1080       exactly this width x height
   --width 1920           or --height, or --long-edge 4096: the other side in proportion
 
-examples:
+Examples:
   anysr upscale photo.jpg --scale 2.37 -o large.jpg
   anysr upscale photos/ 'more/*.png' --long-edge 4096 -o large/
       folders keep their structure; started again, it goes on where it stopped
