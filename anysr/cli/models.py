@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anysr
 from anysr.cli import one_line, shown
+from anysr.model import SubnetChoice
 from anysr.serialization import pretrained_file
 
 # What turns models:/... or s3://... into a local file lies outside this package, under the scheme's
@@ -70,6 +71,15 @@ def find_model(text: str | None) -> Path:
         return _fetched(text, scheme[1].lower())
     in_the_box = ", ".join(anysr.list_pretrained())
     raise ValueError(f"no model file at {shown(text)}" + (f"; in the box: {in_the_box}" if in_the_box else ""))
+
+
+def parse_subnet(text: str) -> SubnetChoice:
+    """``auto``, ``full`` or an index."""
+    if text in ("auto", "full"):
+        return "full" if text == "full" else "auto"
+    if not text.isdecimal():
+        raise ValueError(f"a subnet is auto, full, or an index that anysr info lists, got {text!r}")
+    return int(text)
 
 
 def _default() -> Path:

@@ -13,6 +13,9 @@ from anysr.upscaling.measure import Sweep, cached_profile, device_name, measure
 from anysr.upscaling.plan import Precision
 from anysr.upscaling.profile import DeviceProfile
 
+# What --latency measures by itself: some twenty seconds for four subnets.
+QUICK = Sweep(scales=(1.5, 2.0, 4.0), max_run_s=0.25)
+
 
 def profile_for(opened: OpenedModel, device: str, precision: Precision, given: Path | None) -> DeviceProfile:
     """The given file, or the cached profile; measured and cached first where there is none.
@@ -34,7 +37,7 @@ def profile_for(opened: OpenedModel, device: str, precision: Precision, given: P
     if known is not None and precision in known.precisions:
         return known
     print(f"measuring {device_name(upscaler.device)} once for this model, see anysr profile …", file=sys.stderr)
-    return keep(measure(upscaler, opened.digest, (precision,), Sweep()), path)
+    return keep(measure(upscaler, opened.digest, (precision,), QUICK), path)
 
 
 def keep(profile: DeviceProfile, path: Path) -> DeviceProfile:

@@ -35,13 +35,12 @@ import torch
 from anysr.amounts import parse_bytes, parse_macs, parse_seconds, show_macs, show_seconds
 from anysr.cli import one_line, shown
 from anysr.cli.inputs import Job, collect_jobs
-from anysr.cli.models import MODEL_HELP, open_model
+from anysr.cli.models import MODEL_HELP, open_model, parse_subnet
 from anysr.cli.progress import Progress
 from anysr.cli.timing import profile_for
 from anysr.imaging import FORMATS, MAX_MEGAPIXELS, complete_size, read_image, upright_size, write_image
 from anysr.imaging.guard import time_limit
 from anysr.imaging.write import format_of
-from anysr.model import SubnetChoice
 from anysr.upscaling import Enlargement, Limits, Request, Result, Upscaler
 from anysr.upscaling.plan import PRECISIONS, Tile
 from anysr.upscaling.targets import parse_scale, parse_size
@@ -216,15 +215,7 @@ def _request(args: argparse.Namespace) -> Request:
     )
     if not 1 <= args.quality <= 100:
         raise ValueError(f"--quality must be from 1 to 100, got {args.quality}")
-    return Request(enlargement, limits, _subnet(args.subnet), args.precision, args.self_ensemble, _tile(args.tile))
-
-
-def _subnet(text: str) -> SubnetChoice:
-    if text in ("auto", "full"):
-        return "full" if text == "full" else "auto"
-    if not text.isdecimal():
-        raise ValueError(f"--subnet must be auto, full, or an index, got {text!r}")
-    return int(text)
+    return Request(enlargement, limits, parse_subnet(args.subnet), args.precision, args.self_ensemble, _tile(args.tile))
 
 
 def _tile(text: str) -> Tile:
