@@ -1,0 +1,98 @@
+"""What a trial is judged by, and how much it may train."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+import anysr
+from anysr import AnySR
+from pipeline.config import TrainingConfig
+
+_LR_PX = 256
+_POINTS_PER_GROUP = 24
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """The two goals, which pull in opposite directions.
+
+    Attributes:
+        psnr: mean over the validation scales and photos, own subnet, in dB; more is better.
+        macs: mean multiply-adds of one image over the scale range, see :func:`mean_macs`; less is better.
+    """
+
+    psnr: float
+    macs: float
+
+    def dominates(self, other: Objectives) -> bool:
+        """No worse in both and better in one."""
+        return self != other and self.psnr >= other.psnr and self.macs <= other.macs
+
+    def score(self, db_per_doubling: float) -> float:
+        """PSNR in dB less the price of the multiply-adds: ``db_per_doubling`` for each doubling from 1 G."""
+        return self.psnr - db_per_doubling * math.log2(self.macs / 1e9)
+
+
+def pareto_front(points: Sequence[Objectives]) -> list[int]:
+    """Indices of the points that no other dominates, the cheapest first; of equal points the first."""
+    front = [
+        i
+        for i, point in enumerate(points)
+        if not any(other.dominates(point) for other in points) and point not in points[:i]
+    ]
+    return sorted(front, key=lambda i: points[i].macs)
+
+
+def mean_macs(config: TrainingConfig) -> float:
+    """Multiply-adds of enlarging 256 x 256 pixels, each scale through its own subnet, mean over all scales.
+
+    The mean is the integral over the scale range divided by its length, by the midpoint rule inside each group;
+    a network of one factor has that factor alone.
+    """
+    model = _shape_of(config)
+    if config.factor is not None:
+        return float(anysr.cost(model, (_LR_PX, _LR_PX), config.factor).macs)
+    total, length = 0.0, 0.0
+    for subnet in model.subnets:
+        low, high = subnet.scales
+        encoder = model.encoder.macs((_LR_PX, _LR_PX), subnet.encoder_channels)
+        for i in range(_POINTS_PER_GROUP):
+            side = round(_LR_PX * (low + (high - low) * (i + 0.5) / _POINTS_PER_GROUP))
+            decoder = model.decoder.macs((_LR_PX, _LR_PX), (side, side), subnet.decoder_channels)
+            total += (encoder + decoder) * (high - low) / _POINTS_PER_GROUP
+        length += high - low
+    return total / length
+
+
+def step_macs(config: TrainingConfig) -> float:
+    """Expected multiply-adds of one training step's forward passes, by the probabilities of groups and widths.
+
+    Backward passes cost about twice that for every network, so they change no ratio.
+    """
+    model = _shape_of(config)
+    crop = (config.data.lr_crop_px, config.data.lr_crop_px)
+    # The decoder is asked for this many pixels per crop, wherever they lie.
+    queries = (config.data.queries_per_crop, 1)
+    size = queries if config.factor is None else (crop[0] * config.factor, crop[1] * config.factor)
+    costs = [
+        model.encoder.macs(crop, subnet.encoder_channels) + model.decoder.macs(crop, size, subnet.decoder_channels)
+        for subnet in model.subnets
+    ]
+    weights = config.sampling.group_weights or (1.0,) * len(costs)
+    own = sum(weight * cost for weight, cost in zip(weights, costs, strict=True)) / sum(weights)
+    full = config.sampling.full_width_probability
+    return config.train.batch_size * ((1 - full) * own + full * costs[-1])
+
+
+def steps_for(config: TrainingConfig, budget_macs: float) -> int:
+    """The steps that spend a budget of :func:`step_macs`, at least one: what makes trials comparable."""
+    return max(1, round(budget_macs / step_macs(config)))
+
+
+def _shape_of(config: TrainingConfig) -> AnySR:
+    with torch.device("meta"):
+        return anysr.build(config.model)
