@@ -1,5 +1,7 @@
 # make train   train the default network on this machine (or at RAY_ADDRESS), from nothing
 # make test    run the tests, from nothing
+# make faults  kill processes, nodes and servers of real runs; some minutes
+# make browser drive the pages in headless Chromium, which must be installed (Debian: apt install chromium)
 # ARGS         passed on: make train ARGS="train.steps=200 run.name=mine"
 
 VENV ?= .venv
@@ -7,13 +9,19 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := $(VENV)/bin
 CONFIG ?= jobs/configs/photos.yaml
 
-.PHONY: train test check install clean schema
+.PHONY: train test faults browser check install clean schema
 
 train: install
 	@exec $(BIN)/python jobs/submit.py --config $(CONFIG) $(ARGS)
 
 test: install
 	@exec $(BIN)/python -m pytest $(ARGS)
+
+faults: install
+	@exec $(BIN)/python -m pytest tests/faults $(ARGS)
+
+browser: install
+	@exec $(BIN)/python -m pytest tests/browser $(ARGS)
 
 check: install
 	$(BIN)/ruff format --check .

@@ -45,6 +45,7 @@ class LocalCluster:
 
     Attributes:
         environment: what a client process needs to reach the cluster.
+        address: where a driver connects, with that environment.
     """
 
     def __init__(self, num_cpus: int | None = None, object_store_bytes: int = 200 * 2**20) -> None:
@@ -52,6 +53,7 @@ class LocalCluster:
         self._object_store_bytes = object_store_bytes
         self._stack = ExitStack()
         self.environment: dict[str, str] = {}
+        self.address = ""
 
     def __enter__(self) -> LocalCluster:
         # A short path: the sockets beneath it may have at most 107 characters.
@@ -59,6 +61,7 @@ class LocalCluster:
         ports = iter(_free_ports(len(_PORTS) + len(_PORT_VARIABLES) + _WORKER_PORTS))
         named = {name: next(ports) for name in _PORTS}
         dashboard = f"http://127.0.0.1:{named['dashboard-port']}"
+        self.address = f"127.0.0.1:{named['port']}"
         self.environment = {
             "RAY_ADDRESS": dashboard,
             "RAY_AUTH_MODE": "token",

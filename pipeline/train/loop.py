@@ -55,6 +55,7 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
             _validate(state, validation_photos, config, context, log)
             meter.restart()
         if stopping or _is_due(state.step, config.train.checkpoint_every, config.train.steps):
+            state.watch.check()
             state.loss_windows = context.gather([meter.loss_window()])
             context.save_checkpoint(lambda folder: state.save(folder, config, log.pending()), state.step)
             meter.restart()
@@ -89,6 +90,7 @@ def _stop_requested(step: int, config: TrainingConfig, context: WorkerContext) -
 def _validate(
     state: TrainState, photos: PhotoMap, config: TrainingConfig, context: WorkerContext, log: MetricLog
 ) -> None:
+    state.watch.check()
     model = state.best_model.eval()
     scores = validate(model, photos, config, context)
     state.scores = [vars(score) for score in scores]
@@ -127,6 +129,7 @@ class _Meter:
         train = self._config.train
         if not _is_due(step, train.log_every, train.steps):
             return
+        self._state.watch.check()
         mean = self._mean_loss()
         pace = (step - self._last_step) / max(self._seconds, 1e-9)
         images_per_s = pace * train.batch_size

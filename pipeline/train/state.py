@@ -16,6 +16,7 @@ import anysr
 from anysr import AnySR
 from pipeline.config import TrainConfig, TrainingConfig, changed_keys
 from pipeline.errors import FatalError
+from pipeline.train.finite import FiniteWatch
 
 MODEL_FILE = "model.safetensors"
 _STATE, _CONFIG = "state.pt", "config.yaml"
@@ -33,6 +34,7 @@ class TrainState:
         scores: results of the last validation.
         loss_windows: each worker's losses since the last logged mean.
         run_id: the MLflow run.
+        watch: the steps whose losses nobody has looked at yet.
     """
 
     model: AnySR
@@ -42,6 +44,7 @@ class TrainState:
     scores: list[dict[str, Any]] = field(default_factory=list)
     loss_windows: list[list[float]] = field(default_factory=list)
     run_id: str | None = None
+    watch: FiniteWatch = field(default_factory=FiniteWatch)
 
     @classmethod
     def fresh(cls, config: TrainingConfig, device: torch.device) -> TrainState:

@@ -12,16 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import TrainConfig
 from pipeline.data.samples import Batch
-from pipeline.errors import FatalError
 from pipeline.train.state import TrainState
-
-
-class NonFiniteLossError(FatalError):
-    """The loss or its gradient is not a number any more; the weights before this step are intact."""
-
-
-class OneWorkerError(NonFiniteLossError):
-    """The same, where other workers may be going on."""
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
@@ -49,7 +40,7 @@ def train_step(state: TrainState, model: nn.Module, batch: Batch, config: TrainC
         The loss of the share, a detached scalar: L1 in the networks' range [-1, 1].
 
     Raises:
-        NonFiniteLossError: before the weights are touched.
+        NonFiniteLossError: on the CPU before the weights are touched; on a GPU ``state.watch`` tells later.
     """
     device = next(state.model.parameters()).device
     for group in state.optimizer.param_groups:
@@ -62,7 +53,7 @@ def train_step(state: TrainState, model: nn.Module, batch: Batch, config: TrainC
             loss.backward()
         total += loss.detach()
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or math.inf)
-    _check_finite(total, norm, batch, state.step)
+    state.watch.add(total, norm, batch, state.step)
     state.optimizer.step()
     if state.ema is not None:
         state.ema.update_parameters(state.model)
@@ -91,16 +82,3 @@ def _parts(batch: Batch, count: int) -> Iterator[tuple[Batch, bool]]:
 def _gradient_sync(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
     """Workers exchange gradients once a step, with the last part."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not is_last else nullcontext()
-
-
-def _check_finite(loss: Tensor, norm: Tensor, batch: Batch, step: int) -> None:
-    if torch.isfinite(loss) and torch.isfinite(norm):
-        return
-    # The norm is the same on every worker; the loss is this worker's own, and L1 has no gradient where it is
-    # no number, so the others may not have noticed.
-    kind = OneWorkerError if torch.isfinite(norm) else NonFiniteLossError
-    raise kind(
-        f"the loss is {loss.item():g} and its gradient's norm {norm.item():g} at step {step} (group "
-        f"{batch.draw.group}, scale x{batch.draw.scale:.3f}, photos {', '.join(sorted(set(batch.names)))}); the last "
-        "checkpoint is kept: lower train.learning_rate, set train.clip_norm, or look at these photos"
-    )

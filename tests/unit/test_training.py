@@ -10,8 +10,9 @@ from pipeline.data.photos import photo_folder
 from pipeline.data.samples import StepBatches
 from pipeline.errors import FatalError, UserError
 from pipeline.train.checkpoints import write_checkpoint
+from pipeline.train.finite import FiniteWatch, NonFiniteLossError, OneWorkerError
 from pipeline.train.state import TrainState, check_unchanged
-from pipeline.train.step import NonFiniteLossError, learning_rate_at, train_step
+from pipeline.train.step import learning_rate_at, train_step
 from tests.tiny import tiny_config
 
 CPU = torch.device("cpu")
@@ -77,6 +78,19 @@ def test_a_loss_that_is_no_number_names_step_scale_and_photos(batches):
         train_step(state, state.model, batches[0], config.train)
     for name, tensor in state.model.state_dict().items():
         torch.testing.assert_close(tensor, before[name], equal_nan=True, atol=0, rtol=0)
+
+
+def test_a_device_that_is_not_waited_for_tells_its_first_bad_step_later(batches, monkeypatch):
+    watch = FiniteWatch()
+    monkeypatch.setattr(torch.Tensor, "device", torch.device("cuda"))  # as far as the watch can see
+    number, nan = torch.tensor(0.5), torch.tensor(math.nan)
+    for step, values in enumerate([(number, number), (nan, number), (nan, nan)]):
+        watch.add(*values, batches[step], step)
+    monkeypatch.undo()
+    with pytest.raises(OneWorkerError, match=r"loss is nan and its gradient's norm 0\.5 at step 1 \(group"):
+        watch.check()
+    watch.check()
+    watch.add(number, number, batches[3], 3)
 
 
 def test_learning_rates_by_hand():

@@ -1,0 +1,231 @@
+"""Places on a real S3 server: whole, verified, patient, cached once and under a limit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.storage import cache, s3
+from pipeline.storage.cache import local_copy, local_folder
+from pipeline.storage.places import S3Uri, parse_place
+from pipeline.storage.transfer import exists, read_text, upload, write_text
+from tests.conftest import ROOT
+from tests.s3_proxy import S3Proxy
+from tests.s3_server import BUCKET, running_server
+
+from .helpers import wait_for
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    running = running_server(tmp_path_factory.mktemp("s3"))
+    yield running
+    running.kill()
+
+
+@pytest.fixture
+def proxy(server):
+    running = S3Proxy(server.endpoint)
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def bucket(server, proxy, monkeypatch, tmp_path, request):
+    """A prefix of this test's own, reached through the proxy."""
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    monkeypatch.setenv("ANYSR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(cache, "_in_use", {})
+    return S3Uri(BUCKET, request.node.name.replace("[", "-").rstrip("]"))
+
+
+def noise(path: Path, size: int) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(os.urandom(size))
+    return path
+
+
+def kept() -> list[Path]:
+    return sorted(path for path in (cache.cache_root() / "s3").rglob("files/**/*") if path.is_file())
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("data/x", Path("data/x")),
+        ("/data/s3:/x", Path("/data/s3:/x")),
+        ("file:///a%20b/c", Path("/a b/c")),
+        ("file:/a", Path("/a")),
+        ("s3://bucket", S3Uri("bucket")),
+        ("s3://bucket/a/b/", S3Uri("bucket", "a/b")),
+    ],
+)
+def test_places(text, place):
+    assert parse_place(text) == place
+
+
+@pytest.mark.parametrize("text", ["gs://bucket/x", "s3:///x", "s3://Key:secret@bucket/x", "file://host/x", "s3://b/x"])
+def test_other_places_are_refused_in_one_line(text):
+    with pytest.raises(UserError) as caught:
+        parse_place(text)
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("size", [0, 5, 40 * 2**20 + 3])
+def test_what_is_stored_comes_back(bucket, tmp_path, size):
+    path = noise(tmp_path / "file", size)
+    upload(path, str(bucket / "file"))
+    copy = local_copy(str(bucket / "file"))
+    assert copy.name == "file"
+    assert copy.read_bytes() == path.read_bytes()
+    assert local_copy(str(path)) == path
+    upload(path, tmp_path / "elsewhere/file")
+    assert (tmp_path / "elsewhere/file").read_bytes() == path.read_bytes()
+
+
+def test_texts_and_absence(bucket, tmp_path):
+    for place in (bucket / "a.txt", tmp_path / "a.txt"):
+        assert read_text(place) is None
+        assert not exists(place)
+        write_text(place, "straße")
+        assert read_text(place) == "straße"
+        assert exists(place)
+    with pytest.raises(UserError, match=f"there is no {bucket}/b"):
+        local_copy(bucket / "b")
+    with pytest.raises(UserError, match="there is nothing below"):
+        local_folder(bucket / "b")
+    with pytest.raises(UserError, match="there is no bucket no-such-bucket"):
+        local_folder("s3://no-such-bucket/b")
+
+
+def test_wrong_and_missing_credentials_are_one_line(bucket, monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "someone-else")
+    with pytest.raises(UserError, match="S3 refuses access") as caught:
+        local_copy(bucket / "a")
+    assert "a-secret-key" not in str(caught.value)
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    with pytest.raises(UserError, match="no S3 credentials"):
+        local_copy(bucket / "a")
+
+
+def test_a_folder_is_copied_once_and_follows_changes(bucket, proxy, tmp_path):
+    for i in range(12):
+        noise(tmp_path / f"photos/{i % 3}/{i}.bin", 1000 + i)
+    upload(tmp_path / "photos", bucket)
+    folder = local_folder(bucket)
+    proxy.counts.clear()
+    assert local_folder(f"{bucket}/") == folder
+    assert proxy.counts == {"GET": 1}  # the list alone
+    (tmp_path / "photos/0/0.bin").write_bytes(b"another")
+    upload(tmp_path / "photos/0/0.bin", bucket / "0/0.bin")
+    s3.delete(bucket / "1/1.bin")
+    assert local_folder(bucket) == folder
+    assert (folder / "0/0.bin").read_bytes() == b"another"
+    assert len(kept()) == 11
+
+
+@pytest.mark.parametrize("refusal", [503, 429])
+def test_a_refusing_server_is_asked_again(bucket, proxy, tmp_path, refusal):
+    upload(noise(tmp_path / "a", 1000), bucket / "a")
+    proxy.refusing = refusal
+    threading.Timer(0.7, lambda: setattr(proxy, "refusing", None)).start()
+    assert local_copy(bucket / "a").stat().st_size == 1000
+    proxy.refusing = refusal
+    threading.Timer(0.7, lambda: setattr(proxy, "refusing", None)).start()
+    upload(tmp_path / "a", bucket / "b")
+    assert exists(bucket / "b")
+
+
+def test_patience_ends(bucket, proxy, monkeypatch):
+    monkeypatch.setenv("ANYSR_S3_RETRY_S", "1")
+    proxy.refusing = 503
+    with pytest.raises(UserError, match="S3 did not answer for 1 s"):
+        local_copy(bucket / "a")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match="S3 did not answer for 1 s"):
+        local_copy(bucket / "a")
+
+
+def test_an_answer_cut_short_is_gone_on_with(bucket, proxy, tmp_path):
+    path = noise(tmp_path / "a", 5_000_000)
+    upload(path, bucket / "a")
+    proxy.cut_bytes = 2_000_000
+    assert local_copy(bucket / "a").read_bytes() == path.read_bytes()
+    assert proxy.counts["GET"] == 3
+
+
+def test_a_damaged_object_is_refused_by_name(bucket, server, proxy, tmp_path, monkeypatch):
+    upload(noise(tmp_path / "a", 1000), bucket / "a")
+    metadata = server.client().head_object(Bucket=BUCKET, Key=f"{bucket.key}/a")["Metadata"]
+    server.client().put_object(Bucket=BUCKET, Key=f"{bucket.key}/a", Body=bytes(1000), Metadata=metadata)
+    with pytest.raises(UserError, match=f"{bucket}/a arrives damaged"):
+        local_copy(bucket / "a")
+    assert kept() == []
+
+
+@pytest.mark.parametrize("size", [1000, 20 * 2**20])
+def test_objects_of_other_tools_are_verified_too(bucket, server, tmp_path, size):
+    """By the ETag: the MD5 of the whole, or of the parts."""
+    path = noise(tmp_path / "a", size)
+    server.client().upload_file(str(path), BUCKET, f"{bucket.key}/a")
+    assert local_copy(bucket / "a").read_bytes() == path.read_bytes()
+    assert s3.is_intact(path, bucket / "a")
+    content = bytearray(path.read_bytes())
+    content[size // 2] ^= 1
+    path.write_bytes(content)
+    assert not s3.is_intact(path, bucket / "a")
+
+
+def test_copies_stay_under_the_limit(bucket, tmp_path, monkeypatch):
+    for name in "abc":
+        noise(tmp_path / name / "x", 400_000)
+        upload(tmp_path / name, bucket / name)
+    with pytest.raises(UserError, match=r"has 0\.0004 GB, more than the cache's limit of 0\.0003 GB"):
+        local_folder(bucket / "a", limit_gb=0.0003)
+    a, b = (local_folder(bucket / name, limit_gb=0.001) for name in "ab")
+    with pytest.raises(UserError, match="beside the copies in use"):
+        local_folder(bucket / "c", limit_gb=0.001)
+    cache._in_use.clear()  # as if another process had asked for a and b, and ended
+    os.utime(a.parent / "index.json", (1, 1))
+    c = local_folder(bucket / "c", limit_gb=0.001)
+    assert [folder.exists() for folder in (a, b, c)] == [False, True, True]
+
+
+def test_a_key_that_leaves_the_folder_is_refused(bucket, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(s3, "list_objects", lambda folder: [s3.S3Object(folder / "../../x", 1, "e")])
+    with pytest.raises(UserError, match="cannot be the name of a file"):
+        local_folder(bucket)
+
+
+def test_many_processes_copy_once_and_a_killed_copy_is_gone_on_with(bucket, proxy, tmp_path):
+    for i in range(30):
+        noise(tmp_path / f"photos/{i}", 100_000)
+    upload(tmp_path / "photos", bucket)
+    code = f"from pipeline.storage.cache import local_folder; print(local_folder({str(bucket)!r}))"
+    proxy.bytes_per_s = 400_000
+    proxy.counts.clear()
+    first = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+    wait_for(lambda: len(kept()) >= 8, 60, first)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    proxy.bytes_per_s = None
+    others = [subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE) for _ in range(3)]
+    folders = {Path(process.communicate(timeout=60)[0].decode().strip()) for process in others}
+    assert len(folders) == 1
+    folder = folders.pop()
+    for path in (tmp_path / "photos").iterdir():
+        assert (folder / path.name).read_bytes() == path.read_bytes()
+    lists, again = 4, 8  # of each process; at most the files that the first was fetching
+    assert proxy.counts["GET"] <= 30 + lists + again
