@@ -78,7 +78,8 @@ def _scored(evaluation: Evaluation, store: RowStore, num_workers: int) -> list[R
 
     if num_workers == 0 or all(key in store for unit in evaluation.units() for key in unit.keys):
         return evaluate(evaluation, store, in_this_process, say)
-    from pipeline.on_ray.evaluate import connected, over_workers
+    from pipeline.on_ray.connect import connected
+    from pipeline.on_ray.evaluate import over_workers
     from pipeline.on_ray.submit import exit_on_signals
 
     exit_on_signals()

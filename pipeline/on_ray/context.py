@@ -47,14 +47,14 @@ class RayContext:
         with checkpoint.as_directory() as folder:
             yield Path(folder)
 
-    def save_checkpoint(self, write: Callable[[Path], None], step: int) -> None:
+    def save_checkpoint(self, write: Callable[[Path], None], step: int, scores: list[dict[str, Any]]) -> None:
         # A barrier: every worker reports equally often, only the first one brings files.
         if self.rank != 0:
             ray.train.report({"step": step})
             return
         with tempfile.TemporaryDirectory() as folder:
             write(Path(folder))
-            ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(folder))
+            ray.train.report({"step": step, "scores": scores}, checkpoint=Checkpoint.from_directory(folder))
 
     def show(self, event: Progress | str) -> None:
         if self.rank == 0:

@@ -30,7 +30,9 @@ def importances(space: Space, trials: Sequence[Trial]) -> dict[str, tuple[float,
     if len(study.trials) < _FEWEST:
         return {}
     psnr, macs = (_of(study, lambda trial, i=i: trial.values[i]) for i in (0, 1))  # type: ignore[misc]
-    return {key: (psnr.get(key, 0.0), macs.get(key, 0.0)) for key in sorted(space.variables, key=lambda k: -psnr.get(k, 0))}
+    return {
+        key: (psnr.get(key, 0.0), macs.get(key, 0.0)) for key in sorted(space.variables, key=lambda k: -psnr.get(k, 0))
+    }
 
 
 def _of(study: optuna.Study, target: Callable[[FrozenTrial], float]) -> dict[str, float]:

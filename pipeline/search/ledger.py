@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.config import TrainingConfig, parse_config
 from pipeline.errors import UserError
-from pipeline.files import write_text
+from pipeline.run_folder import RunFolder
 from pipeline.search.objectives import Objectives
 
 Status = Literal["running", "finished", "stopped", "failed"]
@@ -25,13 +24,18 @@ class Report:
 
     Attributes:
         step: training steps done.
-        percent: share of the trial's compute spent.
+        steps: those of the whole trial.
         psnr_by_scale: own subnet, mean over the photos, in dB, by scale as text ("2", "1.5").
     """
 
     step: int
-    percent: int
+    steps: int
     psnr_by_scale: dict[str, float]
+
+    @property
+    def percent(self) -> int:
+        """Share of the trial's compute spent."""
+        return round(100 * self.step / self.steps)
 
     @property
     def psnr(self) -> float:
@@ -99,9 +103,8 @@ class Trial:
 class Ledger:
     """The trials' files in the search's folder."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder / "ledger"
-        self._folder.mkdir(parents=True, exist_ok=True)
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
 
     def read(self) -> list[Trial]:
         """All trials by number.
@@ -109,17 +112,26 @@ class Ledger:
         Raises:
             UserError: a file that is no trial.
         """
-        return [_read(path) for path in sorted(self._folder.glob("[0-9]*.json"))]
+        trials: list[Trial] = []
+        while (text := self._folder.read(_file(len(trials)))) is not None:
+            trials.append(_parse(text, f"{self._folder.place}/{_file(len(trials))}"))
+        return trials
 
     def write(self, trial: Trial) -> None:
         """Keep a trial as it is now."""
-        write_text(self._folder / f"{trial.number:04d}.json", json.dumps(asdict(trial), indent=1) + "\n")
+        self._folder.write(_file(trial.number), json.dumps(asdict(trial), indent=1) + "\n")
 
 
-def _read(path: Path) -> Trial:
+def _file(number: int) -> str:
+    return f"trial-{number:04d}.json"
+
+
+def _parse(text: str, where: str) -> Trial:
     try:
-        values = json.loads(path.read_text())
+        values = json.loads(text)
         reports = [Report(**report) for report in values.pop("reports")]
         return Trial(**values, reports=reports)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path} is damaged ({type(error).__name__}); remove it to run that trial anew") from error
+        raise UserError(
+            f"{where} is damaged ({type(error).__name__}); remove it and those of later trials, or choose a new run.name"
+        ) from error

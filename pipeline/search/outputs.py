@@ -38,13 +38,15 @@ def write_outputs(folder: Path, name: str, space: Space, trials: Sequence[Trial]
     rows = [_row(trial, space) for trial in trials]
     front_rows = [{**_row(trial, space), "best": trial is best} for trial in front]
     shares = importances(space, trials)
-    files = [folder / file for file in ("trials.csv", "front.csv", "front.json", "importance.csv", "front.png", "best.yaml")]
+    files = [
+        folder / file for file in ("trials.csv", "front.csv", "front.json", "importance.csv", "front.png", "best.yaml")
+    ]
     trials_csv, front_csv, front_json, importance_csv, picture, configuration = files
     _write_csv(trials_csv, rows)
     _write_csv(front_csv, front_rows)
     write_text(front_json, json.dumps(front_rows, indent=1) + "\n")
-    _write_csv(importance_csv, [{"choice": k, "psnr": a, "multiply_adds": b, "method": METHOD} for k, (a, b) in shares.items()],
-               ("choice", "psnr", "multiply_adds", "method"))  # fmt: skip
+    important = [{"choice": key, "psnr": psnr, "gmacs": macs, "method": METHOD} for key, (psnr, macs) in shares.items()]
+    _write_csv(importance_csv, important, ("choice", "psnr", "gmacs", "method"))
     _plot(picture, name, trials, front, best)
     write_text(configuration, _configuration(name, space, best))
     tables = write_ablation(folder, ablation_rows(space, trials))
@@ -92,7 +94,10 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[st
 
 def _plot(path: Path, name: str, trials: Sequence[Trial], front: Sequence[Trial], best: Trial) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.6))
-    looks: dict[str, dict[str, Any]] = {"finished": {"color": "tab:blue"}, "stopped": {"facecolors": "none", "edgecolors": "0.6"}}
+    looks: dict[str, dict[str, Any]] = {
+        "finished": {"color": "tab:blue"},
+        "stopped": {"facecolors": "none", "edgecolors": "0.6"},
+    }
     for status, look in looks.items():
         shown = [(t.macs / 1e9, t.reports[-1].psnr) for t in trials if t.status == status and t.reports]
         if shown:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import secrets
+import time
 from collections.abc import Callable
-from pathlib import Path
 
 from pipeline.config import TrainingConfig, changed_keys
 from pipeline.errors import UserError
-from pipeline.files import held, write_text
-from pipeline.run import in_ray_job, placed
+from pipeline.files import held
+from pipeline.run import _in_ray_job, _placed
+from pipeline.run_folder import RunFolder
 from pipeline.search.outputs import write_outputs
 from pipeline.search.search import Search
 from pipeline.search.space import Space
@@ -20,6 +22,7 @@ Execute = Callable[[Search], None]
 
 _SPACE_FILE = "space.json"
 _FREE = ("trials", "concurrent")
+_ROOM_BYTES = 50_000_000
 
 
 def run_search(space: Space, execute: Execute) -> int:
@@ -27,26 +30,22 @@ def run_search(space: Space, execute: Execute) -> int:
 
     A search of the same name goes on: finished trials are kept, unfinished ones go on from their checkpoints.
     """
-    config = placed(space.reference(), "search")
-    folder = Path(config.run.storage) / str(config.run.name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write to run.storage {folder} ({error.strerror}); choose another") from error
-    with held(folder, f"the search {config.run.name!r}"):
+    config = _placed(_named(space.reference()))
+    folder = RunFolder(config.run.storage, str(config.run.name), config.data.cache)
+    folder.prepare(_ROOM_BYTES)
+    with held(folder.local, f"the search {config.run.name!r}"):
         _keep_description(folder, space)
         _check_photos(space)
         return _run(space, config, folder, execute)
 
 
-def _run(space: Space, config: TrainingConfig, folder: Path, execute: Execute) -> int:
-    tracker = open_tracker(config, folder, in_ray_job())
+def _run(space: Space, config: TrainingConfig, folder: RunFolder, execute: Execute) -> int:
+    tracker = open_tracker(config, folder.place, _in_ray_job())
     parent, status = tracker.sink.run_id, "FAILED"
 
     def open_trial(trial: TrainingConfig) -> Tracker:
-        place = Path(trial.run.storage) / str(trial.run.name)
-        place.mkdir(parents=True, exist_ok=True)
-        return open_tracker(trial, place, in_ray_job(), parent)
+        place = RunFolder(trial.run.storage, str(trial.run.name), trial.data.cache).place
+        return open_tracker(trial, place, _in_ray_job(), parent)
 
     try:
         search = Search(space, config, folder, open_trial)
@@ -58,10 +57,14 @@ def _run(space: Space, config: TrainingConfig, folder: Path, execute: Execute) -
             search.interrupted()
         if not search.is_complete:
             raise UserError(f"the search ended early; go on with the same command and run.name={config.run.name}")
-        files = write_outputs(folder, str(config.run.name), space, list(search.trials.values()))
-        tracker.attach([folder / _SPACE_FILE, *files])
-        print(f"written: {', '.join(map(str, files))}")
-        print(f"train the best: python jobs/train.py --local --config {folder / 'best.yaml'}", flush=True)
+        files = write_outputs(folder.local, str(config.run.name), space, list(search.trials.values()))
+        folder.send(*files)
+        tracker.attach([folder.local / _SPACE_FILE, *files])
+        print(f"written: {', '.join(map(folder.shown, files))}")
+        print(
+            f"train the best: python jobs/train.py --local --config {folder.shown(folder.local / 'best.yaml')}",
+            flush=True,
+        )
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -75,24 +78,31 @@ def _run(space: Space, config: TrainingConfig, folder: Path, execute: Execute) -
 def _announce(search: Search, tracker: Tracker) -> None:
     ended = [trial for trial in search.trials.values() if trial.status != "running"]
     settings = search.space.settings
-    print(f"search {search.config.run.name} in {search.folder}: {search.total} trials by {settings.sampler}")
+    print(f"search {search.config.run.name} in {search.folder.place}: {search.total} trials by {settings.sampler}")
     print(f"each trial may spend the compute of {search.config.train.steps} steps of the base configuration")
     if search.trials:
         print(f"going on: {len(ended)} trials have ended, {len(search.trials) - len(ended)} were cut short")
     print(tracker.describe(), flush=True)
 
 
-def _keep_description(folder: Path, space: Space) -> None:
+def _named(config: TrainingConfig) -> TrainingConfig:
+    name = config.run.name or f"search-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    return config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
+
+
+def _keep_description(folder: RunFolder, space: Space) -> None:
     """Refuse to go on with another space; more trials are welcome."""
-    path, now = folder / _SPACE_FILE, space.describe()
-    if path.exists():
-        old = json.loads(path.read_text())
+    recorded, now = folder.read(_SPACE_FILE), space.describe()
+    if recorded is not None:
+        old = json.loads(recorded)
         kept = [{**one, "search": {k: v for k, v in one["search"].items() if k not in _FREE}} for one in (old, now)]
         for one in kept:
             one["base"] = {key: value for key, value in one["base"].items() if key not in ("run", "ray", "tracking")}
         if changes := changed_keys(kept[0], kept[1]):
-            raise UserError(f"the search in {folder} has another space ({'; '.join(changes)}); choose a new run.name")
-    write_text(path, json.dumps(now, indent=1) + "\n")
+            raise UserError(
+                f"the search in {folder.place} has another space ({'; '.join(changes)}); choose a new run.name"
+            )
+    folder.write(_SPACE_FILE, json.dumps(now, indent=1) + "\n")
 
 
 def _check_photos(space: Space) -> None:

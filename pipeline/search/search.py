@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ import torch
 import anysr
 from pipeline.config import TrainingConfig
 from pipeline.errors import UserError, one_line
+from pipeline.run_folder import RunFolder
 from pipeline.search.ledger import Ledger, Report, Status, Trial
 from pipeline.search.objectives import mean_macs, step_macs, steps_for
 from pipeline.search.proposals import ListedProposals, open_proposals
@@ -43,7 +43,7 @@ class Search:
         total: how many there will be.
     """
 
-    def __init__(self, space: Space, config: TrainingConfig, folder: Path, open_trial: OpenTracker) -> None:
+    def __init__(self, space: Space, config: TrainingConfig, folder: RunFolder, open_trial: OpenTracker) -> None:
         self.space, self.config, self.folder = space, config, folder
         self._ledger = Ledger(folder)
         self._open_trial = open_trial
@@ -83,7 +83,7 @@ class Search:
     def report(self, number: int, step: int, psnr_by_scale: dict[str, float]) -> None:
         """Take a trial's scores."""
         trial = self.trials[number]
-        if not trial.add(Report(step, self.percent(trial, step), psnr_by_scale)):
+        if not trial.add(Report(step, trial.steps, psnr_by_scale)):
             return
         self._ledger.write(trial)
         self._say(trial, f"step {step}/{trial.steps}  {trial.reports[-1].psnr:.2f} dB{self._counts()}")
@@ -103,10 +103,6 @@ class Search:
         for tracker in self._trackers.values():
             tracker.end("KILLED")
         self._trackers.clear()
-
-    def percent(self, trial: Trial, step: int) -> int:
-        """Share of the trial's compute spent by a step."""
-        return round(100 * step / trial.steps)
 
     def _new_trial(self, chosen: dict[str, Any], notes: dict[str, Any]) -> Trial:
         number = len(self.trials)

@@ -48,6 +48,9 @@ class Tracker(Protocol):
     def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
         """Attach a checkpoint and files to the run, register the network; returns what to tell the user."""
 
+    def attach(self, files: list[Path]) -> None:
+        """Keep files with the run."""
+
     def end(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
 
@@ -67,12 +70,17 @@ class FileTracker:
     def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
         return "not registered: tracking.backend is jsonl"
 
+    def attach(self, files: list[Path]) -> None:
+        pass
+
     def end(self, status: str) -> None:
         pass
 
 
-def open_tracker(config: TrainingConfig, folder: Path, in_ray_job: bool) -> Tracker:
+def open_tracker(config: TrainingConfig, folder: Path, in_ray_job: bool, parent: str | None = None) -> Tracker:
     """The tracker that the configuration names, with this run created or found again.
+
+    ``parent`` is the MLflow run that this one is nested in, as a search's trials are.
 
     Raises:
         UserError: MLflow is not installed, or its server does not answer.
@@ -83,4 +91,4 @@ def open_tracker(config: TrainingConfig, folder: Path, in_ray_job: bool) -> Trac
         raise UserError("MLflow is not installed: pip install 'anysr[train]', or set tracking.backend=jsonl")
     from pipeline.tracking.mlflow_run import MlflowRun, tracking_uri
 
-    return MlflowRun(tracking_uri(config, in_ray_job), config)
+    return MlflowRun(tracking_uri(config, in_ray_job), config, parent)

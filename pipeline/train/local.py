@@ -46,7 +46,7 @@ class LocalContext:
         found = sorted(self._checkpoints.glob("step_*"))
         yield found[-1] if found else None
 
-    def save_checkpoint(self, write: Callable[[Path], None], step: int) -> None:
+    def save_checkpoint(self, write: Callable[[Path], None], step: int, scores: list[dict[str, Any]]) -> None:
         write_checkpoint(self._checkpoints / f"step_{step:09d}", write)
         remove_old(self._checkpoints, self._keep)
 
