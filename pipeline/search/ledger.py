@@ -133,5 +133,5 @@ def _parse(text: str, where: str) -> Trial:
         return Trial(**values, reports=reports)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(
-            f"{where} is damaged ({type(error).__name__}); remove it and those of later trials, or choose a new run.name"
+            f"{where} is damaged ({type(error).__name__}); remove it and all later ones, or choose a new run.name"
         ) from error
