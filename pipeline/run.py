@@ -101,7 +101,7 @@ def _placed(config: TrainingConfig) -> TrainingConfig:
         )
     storage = str(Path(config.run.storage).expanduser().resolve())
     run = RunConfig(name=name, storage=storage, allow_changes=config.run.allow_changes)
-    return config.model_copy(update={"run": run, "data": config.data.resolved()})
+    return config.model_copy(update={"run": run, "data": config.data.resolved(), "train": config.train.resolved()})
 
 
 def _in_ray_job() -> bool:

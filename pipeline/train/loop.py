@@ -16,6 +16,7 @@ from pipeline.tracking.metric_log import MetricLog
 from pipeline.train.context import Progress, WorkerContext
 from pipeline.train.state import TrainState
 from pipeline.train.step import learning_rate_at, train_step
+from pipeline.train.warm_start import warm_start
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
         if folder is not None:
             log.restore(state.restore(folder, config))
             context.show(f"resuming at step {state.step}")
+        elif config.train.init_from is not None:
+            warm_start(state.model, config.train.init_from)
+            context.show(f"starting from the weights of {config.train.init_from}")
     model = context.wrap(state.model)
     dataset = StepBatches(train_photos, config, context.rank, context.world_size)
     meter = _Meter(config, context, log, state)
@@ -141,7 +145,8 @@ class _Meter:
                 "train/images_per_s": images_per_s,
             },
         )
-        subnet = "full" if batch.draw.full_width else f"subnet {batch.draw.group}"
+        full = len(self._state.model.subnets) - 1
+        subnet = "+".join("full" if index == full else str(index) for index in batch.draw.subnets)
         eta = (train.steps - step) / pace
         self._context.show(Progress(step, train.steps, mean, batch.draw.scale, subnet, images_per_s, eta))
         self._last_step, self._seconds, self._losses = step, 0.0, []

@@ -23,6 +23,9 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
         done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * cosine)
+    if config.schedule == "trapezoid":
+        left = (config.steps - step) / (config.cooldown * config.steps)
+        return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * min(1.0, left))
     if config.schedule == "multistep":
         passed = sum(step >= fraction * config.steps for fraction in config.milestones)
         return config.learning_rate * config.gamma**passed
@@ -30,28 +33,24 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
 
 
 def train_step(state: TrainState, model: nn.Module, batch: Batch, config: TrainConfig) -> Tensor:
-    """Forward, backward and update on this worker's share of a batch.
+    """Forward, backward and update on this worker's share of a batch, through each of the draw's subnets.
 
     Args:
         state: advanced by one step.
         model: ``state.model`` as the worker context wrapped it.
 
     Returns:
-        The loss of the share, a detached scalar: L1 in the networks' range [-1, 1].
+        The loss of the share, mean over the subnets, a detached scalar: L1 in the networks' range [-1, 1].
 
     Raises:
         NonFiniteLossError: on the CPU before the weights are touched; on a GPU ``state.watch`` tells later.
     """
-    device = next(state.model.parameters()).device
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate_at(state.step, config)
     state.optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=device)
-    for part, is_last in _parts(batch, config.accumulate):
-        with _gradient_sync(model, is_last):
-            loss = _loss(model, part, device, config.precision) / config.accumulate
-            loss.backward()
-        total += loss.detach()
+    device = next(state.model.parameters()).device
+    parts = [_backward(model, part, device, config, last) for part, last in _parts(batch, config.accumulate)]
+    total = torch.stack(parts).sum()
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or math.inf)
     state.watch.add(total, norm, batch, state.step)
     state.optimizer.step()
@@ -61,14 +60,34 @@ def train_step(state: TrainState, model: nn.Module, batch: Batch, config: TrainC
     return total
 
 
-def _loss(model: nn.Module, batch: Batch, device: torch.device, precision: str) -> Tensor:
-    lr = batch.lr.to(device, non_blocking=True).float() / 255
-    target = batch.target.to(device, non_blocking=True).float() / 255
-    coord = batch.coord.to(device, non_blocking=True)
-    subnet = "full" if batch.draw.full_width else batch.draw.group
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        sr = model(lr, batch.draw.scale, (batch.hr_px, batch.hr_px), subnet=subnet, coord=coord)
-    return 2 * (sr.float() - target).abs().mean()
+def _backward(model: nn.Module, batch: Batch, device: torch.device, config: TrainConfig, is_last: bool) -> Tensor:
+    """Add one part's gradients, summed over the draw's subnets; the part's share of the mean loss."""
+    on_device = batch.to(device)
+    target = on_device.target.float() / 255
+    subnets = batch.draw.subnets
+    total, teacher = torch.zeros((), device=device), None
+    for subnet in subnets:
+        with _gradient_sync(model, is_last and subnet == subnets[-1]):
+            sr = _answer(model, on_device, subnet, config.precision)
+            loss = _l1(sr, target)
+            if teacher is not None and config.distillation:
+                loss = torch.lerp(loss, _l1(sr, teacher), config.distillation)
+            (loss / config.accumulate).backward()
+        teacher = sr.detach() if teacher is None else teacher
+        total += loss.detach()
+    return total / (len(subnets) * config.accumulate)
+
+
+def _answer(model: nn.Module, batch: Batch, subnet: int, precision: str) -> Tensor:
+    """(B, Q, 3) float32 in [0, 1]."""
+    lr, size = batch.lr.float() / 255, (batch.hr_px, batch.hr_px)
+    with torch.autocast(lr.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        sr: Tensor = model(lr, batch.draw.scale, size, subnet=subnet, coord=batch.coord)
+    return sr.float()
+
+
+def _l1(sr: Tensor, target: Tensor) -> Tensor:
+    return 2 * (sr - target).abs().mean()
 
 
 def _parts(batch: Batch, count: int) -> Iterator[tuple[Batch, bool]]:

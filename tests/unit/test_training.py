@@ -101,6 +101,8 @@ def test_learning_rates_by_hand():
     assert learning_rate_at(100, config) == pytest.approx(0.1)
     steps = TrainConfig(steps=100, learning_rate=1.0, schedule="multistep", milestones=(0.4, 0.8), gamma=0.5)
     assert [learning_rate_at(s, steps) for s in (39, 40, 80)] == [1.0, 0.5, 0.25]
+    trapezoid = TrainConfig(steps=100, learning_rate=1.0, schedule="trapezoid", cooldown=0.2, final_fraction=0.1)
+    assert [learning_rate_at(s, trapezoid) for s in (0, 80, 90, 100)] == pytest.approx([1.0, 1.0, 0.55, 0.1])
 
 
 def test_another_configuration_is_not_resumed_in_silence():

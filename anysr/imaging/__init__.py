@@ -1,0 +1,18 @@
+"""Image files to pictures and back, losing nothing that a photo carries. Needs the ``images`` extra."""
+
+from anysr.imaging.picture import ImageError, Metadata, Picture
+from anysr.imaging.read import MAX_MEGAPIXELS, read_image, read_size
+from anysr.imaging.write import FORMATS, Format, encode_image, write_image
+
+__all__ = [
+    "FORMATS",
+    "MAX_MEGAPIXELS",
+    "Format",
+    "ImageError",
+    "Metadata",
+    "Picture",
+    "encode_image",
+    "read_image",
+    "read_size",
+    "write_image",
+]
