@@ -94,9 +94,7 @@ class Upscaler:
         seconds = time.perf_counter() - started
         return Result(_joined(picture, answers, plan), plan, request.precision, request.tile, seconds)
 
-    def _enlarge_plane(
-        self, plane: Pixels, picture: Picture, plan: Plan, request: Request, report: Progress
-    ) -> Pixels:
+    def _enlarge_plane(self, plane: Pixels, picture: Picture, plan: Plan, request: Request, report: Progress) -> Pixels:
         model = self._model(request.precision)
         lr = self._to_tensor(plane, picture)
         make = ensemble_strips if request.self_ensemble else network_strips

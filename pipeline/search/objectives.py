@@ -11,6 +11,7 @@ import torch
 import anysr
 from anysr import AnySR
 from pipeline.config import TrainingConfig
+from pipeline.data.draws import ScaleGroupSampler
 
 _LR_PX = 256
 _POINTS_PER_GROUP = 24
@@ -73,19 +74,7 @@ def step_macs(config: TrainingConfig) -> float:
 
     Backward passes cost about twice that for every network, so they change no ratio.
     """
-    model = _shape_of(config)
-    crop = (config.data.lr_crop_px, config.data.lr_crop_px)
-    # The decoder is asked for this many pixels per crop, wherever they lie.
-    queries = (config.data.queries_per_crop, 1)
-    size = queries if config.factor is None else (crop[0] * config.factor, crop[1] * config.factor)
-    costs = [
-        model.encoder.macs(crop, subnet.encoder_channels) + model.decoder.macs(crop, size, subnet.decoder_channels)
-        for subnet in model.subnets
-    ]
-    weights = config.sampling.group_weights or (1.0,) * len(costs)
-    own = sum(weight * cost for weight, cost in zip(weights, costs, strict=True)) / sum(weights)
-    full = config.sampling.full_width_probability
-    return config.train.batch_size * ((1 - full) * own + full * costs[-1])
+    return config.train.batch_size * ScaleGroupSampler(config).expected_macs()
 
 
 def steps_for(config: TrainingConfig, budget_macs: float) -> int:

@@ -125,7 +125,7 @@ class Search:
                     update={"name": f"{run.name}-{number:03d}", "storage": f"{run.storage}/{run.name}/trials"}
                 ),
                 "data": config.data.resolved(),
-                "train": config.train.model_copy(update={"steps": steps, "checkpoint_every": every}),
+                "train": config.train.resolved().model_copy(update={"steps": steps, "checkpoint_every": every}),
                 "validation": config.validation.model_copy(update={"every": every}),
             }
         )
