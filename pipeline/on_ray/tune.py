@@ -8,6 +8,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,8 @@ from typing import Any
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")
 os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+# A trial may end without a score.
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 
 import ray
 from ray import tune
@@ -23,18 +26,19 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from pipeline.config import parse_config
-from pipeline.errors import UserError
+from pipeline.errors import UserError, one_line
 from pipeline.on_ray.train import check_resources, fit_on_ray, resources_per_worker
 from pipeline.search.ledger import Report
 from pipeline.search.objectives import Objectives
-from pipeline.search.search import Search, reason
+from pipeline.search.search import Search
 from pipeline.tracking.tracker import SinkSpec
 
-# It would miss the files of the callbacks switched off above.
-logging.getLogger("ray.tune.analysis").setLevel(logging.ERROR)
+# They would miss the files of the callbacks switched off above, and print traces of what is told in a line.
+for name in ("ray.tune.analysis", "ray.tune.execution.tune_controller"):
+    logging.getLogger(name).setLevel(logging.CRITICAL)
 
 _DRIVER_BYTES = 64 * 2**20
-_PERCENT, _SCORE, _PSNRS = "percent", "score", "psnr_by_scale"
+_PERCENT, _SCORE, _PSNRS, _ERROR = "percent", "score", "psnr_by_scale", "error"
 
 
 def search_on_ray(search: Search) -> None:
@@ -71,11 +75,12 @@ def search_on_ray(search: Search) -> None:
 
 
 def _trial(arguments: dict[str, Any]) -> None:
-    """Runs in the trial's process."""
+    """Runs in the trial's process; an error is reported, because Tune would print all of its trace."""
     given = json.loads(arguments["assignment"])
-    config, trial = parse_config(given["config"]), given["trial"]
-    if not fit_on_ray(config, SinkSpec(**given["sink"]), [_Scores(**trial)]).outcome.finished:
-        raise UserError("the training run was asked to stop")
+    try:
+        fit_on_ray(parse_config(given["config"]), SinkSpec(**given["sink"]), [_Scores(**given["trial"])])
+    except Exception as error:  # whatever it is, the other trials go on
+        tune.report({_ERROR: f"{'' if isinstance(error, UserError) else type(error).__name__ + ': '}{one_line(error)}"})
 
 
 class _Scores(TuneReportCallback):  # type: ignore[misc]
@@ -122,17 +127,24 @@ class _Listener(tune.Callback):  # type: ignore[misc]
 
     def __init__(self, search: Search) -> None:
         self._search = search
+        self._errors: dict[int, str] = {}
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **_: Any) -> None:
-        if _PSNRS in result:
-            self._search.report(trial.config["number"], result["step"], result[_PSNRS])
+        number = trial.config["number"]
+        if _ERROR in result:
+            self._errors[number] = result[_ERROR]
+        elif _PSNRS in result:
+            self._search.report(number, result["step"], result[_PSNRS])
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        self._search.ended(trial.config["number"])
+        number = trial.config["number"]
+        self._search.ended(number, self._errors.pop(number, None))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
-        error = trial.get_pickled_error() or trial.get_error() or "no reason given"
-        self._search.ended(trial.config["number"], reason(error))
+        """The trial's process itself died."""
+        file = Path(trial.error_file or "")
+        lines = file.read_text().strip().splitlines() if file.is_file() else []
+        self._search.ended(trial.config["number"], lines[-1] if lines else "its process died")
 
 
 def _scheduler(search: Search) -> TrialScheduler:

@@ -26,7 +26,7 @@ class AblationRow:
         psnr_by_scale: mean over these trials, in dB.
         psnr: mean over scales and trials, in dB.
         best_psnr: of the best of them.
-        macs: mean over these trials, see ``objectives.mean_macs``.
+        macs: mean over these trials, see ``anysr.cost.mean_macs``.
         params: mean number of weights.
     """
 

@@ -85,7 +85,7 @@ class Range:
 
     def decoded(self, suggested: Any) -> Any:
         """The value that a suggestion of Optuna stands for, without digits that mean nothing."""
-        return suggested if self.whole else min(self.high, max(self.low, float(f"{suggested:.6g}")))
+        return suggested if self.whole else min(self.high, max(self.low, float(f"{suggested:.4g}")))
 
     def encoded(self, value: Any) -> Any:
         """The inverse of :meth:`decoded`, to its digits."""

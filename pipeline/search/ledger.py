@@ -51,7 +51,7 @@ class Trial:
         number: from 0, in the order of proposal.
         chosen: the values of the choices, by dotted key.
         config: the whole configuration, as plain values.
-        macs: see ``objectives.mean_macs``.
+        macs: see ``anysr.cost.mean_macs``.
         params: weights of the full network.
         reports: the scores so far, by rising steps.
         status: "stopped" early, or "failed" for a ``reason``.

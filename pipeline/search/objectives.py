@@ -6,15 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
-import anysr
-from anysr import AnySR
 from pipeline.config import TrainingConfig
 from pipeline.data.draws import ScaleGroupSampler
-
-_LR_PX = 256
-_POINTS_PER_GROUP = 24
 
 
 @dataclass(frozen=True)
@@ -23,7 +16,7 @@ class Objectives:
 
     Attributes:
         psnr: mean over the validation scales and photos, own subnet, in dB; more is better.
-        macs: mean multiply-adds of one image over the scale range, see :func:`mean_macs`; less is better.
+        macs: mean multiply-adds of one image over the scale range, see ``anysr.cost.mean_macs``; less is better.
     """
 
     psnr: float
@@ -48,27 +41,6 @@ def pareto_front(points: Sequence[Objectives]) -> list[int]:
     return sorted(front, key=lambda i: points[i].macs)
 
 
-def mean_macs(config: TrainingConfig) -> float:
-    """Multiply-adds of enlarging 256 x 256 pixels, each scale through its own subnet, mean over all scales.
-
-    The mean is the integral over the scale range divided by its length, by the midpoint rule inside each group;
-    a network of one factor has that factor alone.
-    """
-    model = _shape_of(config)
-    if config.factor is not None:
-        return float(anysr.cost(model, (_LR_PX, _LR_PX), config.factor).macs)
-    total, length = 0.0, 0.0
-    for subnet in model.subnets:
-        low, high = subnet.scales
-        encoder = model.encoder.macs((_LR_PX, _LR_PX), subnet.encoder_channels)
-        for i in range(_POINTS_PER_GROUP):
-            side = round(_LR_PX * (low + (high - low) * (i + 0.5) / _POINTS_PER_GROUP))
-            decoder = model.decoder.macs((_LR_PX, _LR_PX), (side, side), subnet.decoder_channels)
-            total += (encoder + decoder) * (high - low) / _POINTS_PER_GROUP
-        length += high - low
-    return total / length
-
-
 def step_macs(config: TrainingConfig) -> float:
     """Expected multiply-adds of one training step's forward passes, by the probabilities of groups and widths.
 
@@ -80,8 +52,3 @@ def step_macs(config: TrainingConfig) -> float:
 def steps_for(config: TrainingConfig, budget_macs: float) -> int:
     """The steps that spend a budget of :func:`step_macs`, at least one: what makes trials comparable."""
     return max(1, round(budget_macs / step_macs(config)))
-
-
-def _shape_of(config: TrainingConfig) -> AnySR:
-    with torch.device("meta"):
-        return anysr.build(config.model)

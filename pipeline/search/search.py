@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 import anysr
+from anysr.cost import mean_macs
 from pipeline.config import TrainingConfig
-from pipeline.errors import UserError, one_line
+from pipeline.errors import UserError
 from pipeline.run_folder import RunFolder
 from pipeline.search.ledger import Ledger, Report, Status, Trial
-from pipeline.search.objectives import mean_macs, step_macs, steps_for
+from pipeline.search.objectives import step_macs, steps_for
 from pipeline.search.proposals import ListedProposals, open_proposals
 from pipeline.search.space import Space
 from pipeline.tracking.tracker import SinkSpec, Tracker
@@ -92,7 +93,7 @@ class Search:
         """Learn that a trial has ended: by an error, early, or with its last step."""
         trial = self.trials[number]
         status: Status = "failed" if error is not None else "finished" if trial.percent >= 100 else "stopped"
-        trial.status, trial.reason = status, error or ""
+        trial.status, trial.reason = status, (error or "")[:1000]
         self._ledger.write(trial)
         self._proposals.tell(trial)
         self._trackers.pop(number).end({"finished": "FINISHED", "stopped": "KILLED"}.get(status, "FAILED"))
@@ -108,8 +109,9 @@ class Search:
         number = len(self.trials)
         config = self._placed(self.space.config(chosen), number)
         with torch.device("meta"):
-            params = sum(p.numel() for p in anysr.build(config.model).parameters())
-        trial = Trial(number, chosen, config.to_dict(), mean_macs(config), params, sampler_notes=notes)
+            model = anysr.build(config.model)
+        params = sum(p.numel() for p in model.parameters())
+        trial = Trial(number, chosen, config.to_dict(), mean_macs(model), params, sampler_notes=notes)
         self._ledger.write(trial)
         self.trials[number] = trial
         return trial
@@ -165,11 +167,6 @@ def words(chosen: dict[str, Any]) -> str:
     """Choices for people, without the section they lie in where the last word says enough."""
     parts = [f"{key.rpartition('.')[2]}={'none' if value is None else value}" for key, value in chosen.items()]
     return ", ".join(parts) or "the base configuration"
-
-
-def reason(error: BaseException | str) -> str:
-    """Why a trial failed, in a line."""
-    return (error if isinstance(error, str) else one_line(error))[:500]
 
 
 def best_trial(trials: list[Trial], db_per_doubling: float) -> Trial:
