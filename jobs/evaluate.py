@@ -94,7 +94,7 @@ def _submitted(address: str) -> int:
     exit_on_signals()
     here = is_this_machine(address)
     arguments = [*sys.argv[1:], *(["--chdir", str(Path.cwd())] if here else [])]
-    return follow_job(ROOT, None, sys.executable if here else "python", arguments, {}, "jobs/evaluate.py")
+    return follow_job(ROOT, {}, sys.executable if here else "python", arguments, {}, "jobs/evaluate.py")
 
 
 def _change_folder(folder: Path | None) -> None:

@@ -25,6 +25,7 @@ from pipeline.files import held, write_text
 from pipeline.report import SCORES_FILE, print_table, write_pictures, write_scores
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.tracking.tracker import SinkSpec, Tracker, open_tracker
+from pipeline.tracking.versions import VersionFacts
 from pipeline.train.loop import Outcome, open_photos
 from pipeline.train.state import MODEL_FILE, check_unchanged
 
@@ -77,7 +78,7 @@ def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap]
             status = "KILLED"
             print(f"stopped at step {fitted.outcome.step}; go on with the same command and run.name={config.run.name}")
             return _INTERRUPTED
-        _publish(config, fitted, photos[1], folder, tracker)
+        _publish(config, fitted, photos, folder, tracker)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -188,17 +189,20 @@ class _Cropped:
         return central_crop(self.photos[index], self.side_px)
 
 
-def _publish(config: TrainingConfig, fitted: Fitted, photos: PhotoMap, folder: Path, tracker: Tracker) -> None:
+def _publish(
+    config: TrainingConfig, fitted: Fitted, photos: tuple[PhotoMap, PhotoMap], folder: Path, tracker: Tracker
+) -> None:
     model_file = folder / MODEL_FILE
     model = anysr.load(fitted.checkpoint / MODEL_FILE)
     anysr.save(model, model_file)
     suite, scores = config.validation.suite, fitted.outcome.scores
     shown = (2.0, 3.0, 4.0) if config.factor is None else config.scales
-    pictures = write_pictures(folder, model, _Cropped(photos, config.validation.crop_px), scores, suite, shown)
+    pictures = write_pictures(folder, model, _Cropped(photos[1], config.validation.crop_px), scores, suite, shown)
     with TemporaryDirectory() as temporary:
         scores_file = write_scores(Path(temporary), scores, suite, fitted.outcome.step)
         attached = [folder / _CONFIG_FILE, model_file, scores_file, *pictures]
-        registered = tracker.publish(model_file, fitted.checkpoint, attached)
+        facts = VersionFacts(photos[0].fingerprint, photos[1].fingerprint, _CONFIG_FILE, SCORES_FILE, scores)
+        registered = tracker.publish(model_file, fitted.checkpoint, attached, facts)
     write_scores(folder, scores, suite, fitted.outcome.step)  # last: marks the run as finished
     print_table(scores, suite)
     print(f"model:      {model_file}")

@@ -18,6 +18,7 @@ from types import FrameType
 import psutil
 
 from pipeline.config import TrainingConfig
+from pipeline.tracking.versions import COMMIT_VARIABLE, git_commit
 
 _SENT = ("anysr", "pipeline", "jobs")
 # What a remote cluster's job needs to know of this shell; credentials belong to the cluster.
@@ -26,7 +27,7 @@ _FORWARDED = ("MLFLOW_TRACKING_URI", "ANYSR_CACHE", "ANYSR_TRACEBACK")
 
 def follow_job(
     root: Path,
-    config: Path | None,
+    files: Mapping[str, Path | None],
     python: str,
     arguments: Sequence[str],
     environment: Mapping[str, str],
@@ -36,7 +37,7 @@ def follow_job(
 
     Args:
         root: the repository, whose code is sent along.
-        config: a configuration file to send along and use.
+        files: files to send along, by the option that names them: {"--config": path}.
         python: the interpreter on the cluster.
         arguments: passed to the script.
         environment: what the client needs beside this process's own variables to reach a cluster
@@ -46,9 +47,11 @@ def follow_job(
     with tempfile.TemporaryDirectory(prefix="anysr-job-") as stage:
         for name in _SENT:
             shutil.copytree(root / name, Path(stage) / name, ignore=shutil.ignore_patterns("__pycache__"))
-        if config is not None:
-            shutil.copyfile(config, Path(stage) / "config.yaml")
-            arguments = ["--config", "config.yaml", *arguments]
+        for option, file in files.items():
+            if file is not None:
+                name = f"{option.lstrip('-')}.yaml"
+                shutil.copyfile(file, Path(stage) / name)
+                arguments = [option, name, *arguments]
         entrypoint = [python, script, *arguments]
         return _follow(stage, entrypoint, {**_authentication(), **os.environ, **environment}, stop=not environment)
 
@@ -62,7 +65,7 @@ def _authentication() -> dict[str, str]:
 def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, str], stop: bool) -> int:
     job = f"anysr-{secrets.token_hex(4)}"
     forwarded = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
-    runtime = {"env_vars": {"PYTHONUNBUFFERED": "1", **forwarded}}
+    runtime = {"env_vars": {"PYTHONUNBUFFERED": "1", COMMIT_VARIABLE: git_commit(), **forwarded}}
     command = [*_ray("submit"), "--submission-id", job, "--working-dir", working_dir]
     command += ["--runtime-env-json", json.dumps(runtime), "--", *entrypoint]
     finished = False

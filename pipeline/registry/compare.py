@@ -14,6 +14,7 @@ from rich.table import Table
 from anysr import AnySR
 from anysr.cost import mean_macs
 from pipeline.data.photo_map import cache_folder
+from pipeline.data.photos import photo_folder
 from pipeline.errors import UserError
 from pipeline.evaluation.plan import Candidate, Evaluation
 from pipeline.evaluation.rows import OK, Row, open_rows
@@ -29,14 +30,14 @@ Say = Callable[[str], None]
 
 
 def compare(
-    old_uri: str, new_uri: str, suites: Sequence[str], scales: Sequence[str], tracking_uri: str | None, say: Say
+    old_uri: str, new_uri: str, suites: Sequence[str] | None, scales: Sequence[str], tracking_uri: str | None, say: Say
 ) -> Comparison:
     """Score both networks, each scale through its own subnet.
 
     Args:
         old_uri: the present network, as :func:`pipeline.registry.resolve.resolve_model` takes it.
         new_uri: the one to compare with it.
-        suites: as ``pipeline.evaluation.suites`` takes them.
+        suites: as ``pipeline.evaluation.suites`` takes them; none is the validation photos in the box.
         scales: as ``pipeline.evaluation.scales`` takes them; none is three in each scale group.
         tracking_uri: the registry.
         say: shows a line of progress.
@@ -47,7 +48,7 @@ def compare(
     old, new = (_network(uri, name, tracking_uri) for uri, name in ((old_uri, OLD), (new_uri, NEW)))
     groups = shared_groups(_edges(old.model), _edges(new.model))
     wanted = parse_scales(scales) if scales else _spread(old, groups)
-    opened = tuple(open_suite(text, wanted) for text in suites)
+    opened = tuple(open_suite(text, wanted) for text in suites or [f"photos={photo_folder(None, 'validation')}"])
     if old.digest == new.digest:
         differences: list[Difference] = []
         protocol = "the two are the same network"

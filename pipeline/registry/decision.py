@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,11 +71,11 @@ def shared_groups(old: Sequence[float], new: Sequence[float]) -> list[tuple[floa
     """
     low, high = min(old[0], new[0]), max(old[-1], new[-1])
     edges = sorted({low, high, *(edge for edge in (*old, *new) if low < edge < high)})
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(itertools.pairwise(edges))
 
 
 def scales_inside(group: tuple[float, float]) -> tuple[float, ...]:
-    """Scales spread over a group, both ends left out: the highest belongs to the next group, and ×1 enlarges nothing."""
+    """Scales spread over a group, without its ends: the highest is the next group's, and ×1 enlarges nothing."""
     low, high = group
     return tuple(round(low + (high - low) * (i + 0.5) / GROUP_SCALES, 2) for i in range(GROUP_SCALES))
 

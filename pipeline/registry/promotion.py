@@ -53,11 +53,12 @@ def promote(registry: Registry, new: Version, compare: Compare, margin_db: float
         if old is not None and old.number == new.number:
             raise UserError(f"version {new.number} is the champion already")
         comparison = None if old is None else compare(old, new)
-        if comparison is not None and (reasons := objections(comparison, margin_db, cost_margin)):
+        if old and comparison and (reasons := objections(comparison, margin_db, cost_margin)):
             raise UserError(f"version {new.number} is not promoted over champion {old.number}: {'; '.join(reasons)}")
         lock = Lock(registry.client, registry.name)
         with lock.held():
-            if registry.get(f"@{CHAMPION}") != old:
+            present = registry.get(f"@{CHAMPION}")
+            if (present and present.number) != (old and old.number):
                 continue
             _move(registry, lock, Change("promote", new.number, int(time.time()), _user()))
         _record_why(registry, new, old, comparison, margin_db)
@@ -122,7 +123,7 @@ def _move(registry: Registry, lock: Lock, change: Change) -> None:
 
 
 def _record_why(registry: Registry, new: Version, old: Version | None, found: Comparison | None, margin: float) -> None:
-    why = {"over": old and old.number, "margin_db": margin, "by": _user(), "at": int(time.time())}
+    why: dict[str, object] = {"over": old and old.number, "margin_db": margin, "by": _user(), "at": int(time.time())}
     if found is not None and found.worst is not None:
         why |= {"worst_db": round(found.worst.gain, 4), "worst_at": f"{found.worst.suite} x{found.worst.scale}"}
         why |= {"macs": [found.old_macs, found.new_macs], "protocol": found.protocol}

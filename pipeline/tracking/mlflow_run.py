@@ -27,6 +27,7 @@ from pipeline.config import TrainingConfig
 from pipeline.errors import UserError, one_line
 from pipeline.tracking.metric_log import Metric
 from pipeline.tracking.tracker import SinkSpec
+from pipeline.tracking.versions import VersionFacts
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
@@ -112,13 +113,13 @@ class MlflowRun:
         show = "" if local_database(self.uri) is None else f"; to look: mlflow ui --backend-store-uri {self.uri}"
         return f"MLflow run {self.run_id} at {self.uri}{show}"
 
-    def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
+    def publish(self, model_file: Path, checkpoint: Path, files: list[Path], about: VersionFacts) -> str:
         from pipeline.tracking.mlflow_model import register
 
         self._client.log_artifacts(self.run_id, str(checkpoint), "checkpoint")
         self.attach(files)
         name = self._config.tracking.registered_model
-        version = register(model_file, self.uri, self.run_id, name)
+        version = register(model_file, self.uri, self.run_id, name, about.tags(self.run_id))
         return f"models:/{name}/{version}, alias models:/{name}@latest"
 
     def attach(self, files: list[Path]) -> None:

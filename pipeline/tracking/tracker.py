@@ -11,6 +11,7 @@ from typing import Protocol
 from pipeline.config import TrainingConfig
 from pipeline.errors import UserError
 from pipeline.tracking.metric_log import JsonlSink, Sink
+from pipeline.tracking.versions import VersionFacts
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Tracker(Protocol):
     def system_metrics(self) -> AbstractContextManager[None]:
         """Record the machine's load while the block runs."""
 
-    def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
+    def publish(self, model_file: Path, checkpoint: Path, files: list[Path], about: VersionFacts) -> str:
         """Attach a checkpoint and files to the run, register the network; returns what to tell the user."""
 
     def attach(self, files: list[Path]) -> None:
@@ -67,7 +68,7 @@ class FileTracker:
     def system_metrics(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
+    def publish(self, model_file: Path, checkpoint: Path, files: list[Path], about: VersionFacts) -> str:
         return "not registered: tracking.backend is jsonl"
 
     def attach(self, files: list[Path]) -> None:
