@@ -6,18 +6,24 @@ is one to read. A search of the same run.name goes on where it was stopped.
 Examples:
     python jobs/tune.py --config jobs/configs/photos.yaml --space jobs/configs/search.yaml run.name=search
     python jobs/tune.py --config jobs/configs/photos.yaml --space jobs/configs/ablation.yaml search.trials=6
+    RAY_ADDRESS=http://head:8265 python jobs/tune.py --space jobs/configs/search.yaml run.storage=/shared/runs
     ray job submit --working-dir . -- python jobs/tune.py --space jobs/configs/search.yaml run.storage=/shared/runs
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 from pipeline.errors import run_command
+from pipeline.on_ray.connect import connected
+from pipeline.on_ray.submit import exit_on_signals, follow_job, is_this_machine, local_paths
+from pipeline.search.run import run_search
 from pipeline.search.space import load_space
 
 
@@ -35,11 +41,13 @@ def main() -> int:
     if args.check:
         print("\n".join(f"{key}: {variable}" for key, variable in space.variables.items()))
         return 0
-    from pipeline.on_ray.connect import connected
-    from pipeline.on_ray.submit import exit_on_signals
-    from pipeline.search.run import run_search
-
     exit_on_signals()
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        here = is_this_machine(address)
+        overrides = [*args.overrides, *(local_paths(space.reference()) if here else [])]
+        files = {"--config": args.config, "--space": args.space}
+        return follow_job(ROOT, files, sys.executable if here else "python", overrides, {}, "jobs/tune.py")
     with connected():
         from pipeline.on_ray.tune import search_on_ray
 
