@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from anysr.imaging.picture import Picture, Pixels
 from anysr.model import AnySR
-from anysr.upscaling.alpha import fill_hidden
 from anysr.upscaling.plan import Plan, Precision, Request, TimePredictor, make_plan
-from anysr.upscaling.retry import NotFiniteError, with_fallbacks
-from anysr.upscaling.strips import Strips, ensemble_strips, network_strips
+from anysr.upscaling.planes import Plane, joined, planes_of
+from anysr.upscaling.retry import with_fallbacks
+from anysr.upscaling.strips import answer_strips
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Progress = Callable[[float], None]
@@ -29,27 +28,25 @@ class Result:
     Attributes:
         picture: the enlargement, with the metadata of the original.
         plan: what was chosen and its cost.
-        precision: in which it was computed in the end.
-        tile: LR pixels a side of the windows in the end, "auto", or None for the whole image.
+        request: as it succeeded in the end, in that precision and tile.
         seconds: from pixels to pixels.
     """
 
     picture: Picture
     plan: Plan
-    precision: Precision
-    tile: int | str | None
+    request: Request
     seconds: float
 
 
 class Upscaler:
     """A network on a device, ready for any number of pictures.
 
-    It holds no state of a picture; the copies of the network in other precisions are kept.
+    It keeps nothing of a picture, only copies of the network in the precisions that were asked for.
     """
 
     def __init__(self, model: AnySR, device: str | torch.device = "cpu", profile: TimePredictor | None = None) -> None:
         self.device, self.profile = torch.device(device), profile
-        self._models = {"fp32": copy.deepcopy(model).to(self.device, torch.float32).eval()}
+        self._models: dict[Precision, AnySR] = {"fp32": model.to(self.device, torch.float32).eval()}
 
     @property
     def model(self) -> AnySR:
@@ -58,7 +55,7 @@ class Upscaler:
 
     def plan(self, picture: Picture, request: Request) -> Plan:
         """What :meth:`enlarge` would choose, and its cost; raises as it does."""
-        return make_plan(self.model, picture.size, len(_planes(picture)), _settled(request, picture), self.profile)
+        return self._plan(picture, _settled(request, picture), planes_of(picture))
 
     @torch.inference_mode()
     def enlarge(self, picture: Picture, request: Request, progress: Progress | None = None) -> Result:
@@ -74,42 +71,66 @@ class Upscaler:
             ValueError: a size, scale or subnet out of range, or an answer that is not finite even in fp32.
             MemoryError: it ran out, with the given tile or the smallest one.
         """
-        request, planes = _settled(request, picture), _planes(picture)
-        plan = make_plan(self.model, picture.size, len(planes), request, self.profile)
+        settled, planes = _settled(request, picture), planes_of(picture)
+        plan = self._plan(picture, settled, planes)
+        if request.limits.seconds is not None:
+            self._warm_up(plan, settled)
         started = time.perf_counter()
-        answers: list[Pixels] = []
-        for number, plane in enumerate(planes):
 
-            def report(share: float, done: int = number) -> None:
-                if progress is not None:
-                    progress((done + share) / len(planes))
+        def attempt(asked: Request) -> list[Pixels]:
+            return [
+                self._enlarge(plane, plan, asked, _Share(progress, i, len(planes))) for i, plane in enumerate(planes)
+            ]
 
-            answer, request, notes = with_fallbacks(
-                lambda asked, plane=plane, report=report: self._enlarge_plane(plane, picture, plan, asked, report),
-                request,
-                picture.size,
-            )
-            picture = replace(picture, notes=(*picture.notes, *notes))
-            answers.append(answer)
+        answers, reached, notes = with_fallbacks(attempt, settled)
+        enlarged = joined(picture, answers)
         seconds = time.perf_counter() - started
-        return Result(_joined(picture, answers, plan), plan, request.precision, request.tile, seconds)
+        if settled.precision != request.precision:
+            notes.append("16 bits need fp32")
+        return Result(replace(enlarged, notes=(*picture.notes, *notes)), plan, reached, seconds)
 
-    def _enlarge_plane(self, plane: Pixels, picture: Picture, plan: Plan, request: Request, report: Progress) -> Pixels:
-        model = self._model(request.precision)
-        lr = self._to_tensor(plane, picture)
-        make = ensemble_strips if request.self_ensemble else network_strips
-        strips = make(model, lr, plan, request.tile)
-        return _quantised(strips, plan.target.size, plane.shape[2], picture.peak, report)
+    def _plan(self, picture: Picture, request: Request, planes: list[Plane]) -> Plan:
+        return make_plan(self.model, picture.size, len(planes), request, self.profile)
 
-    def _model(self, precision: Precision) -> AnySR:
+    def _enlarge(self, plane: Plane, plan: Plan, request: Request, share: _Share) -> Pixels:
+        """(H, W, 1 or 3), filled strip by strip."""
+        height, width = plan.target.size
+        out = np.empty((height, width, plane.values.shape[2]), plane.values.dtype)
+        lr, model = plane.to_tensor(self.device), self._in_precision(request.precision)
+        for rows in answer_strips(
+            model, lr, plan.target, plan.subnet.index, request.tile, ensemble=request.self_ensemble
+        ):
+            bottom = rows.top + rows.rgb.shape[1]
+            out[rows.top : bottom] = plane.to_pixels(rows.rgb)
+            share.tell(bottom / height)
+        return out
+
+    def _warm_up(self, plan: Plan, request: Request) -> None:
+        """First calls choose kernels and lay out weights: not what a limit on time is about."""
+        tiny = torch.zeros(1, 3, 16, 16, device=self.device)
+        model = self._in_precision(request.precision)
+        for _ in model.strips(tiny, plan.target.scale, subnet=plan.subnet.index):
+            pass
+
+    def _in_precision(self, precision: Precision) -> AnySR:
         if precision not in self._models:
             self._models[precision] = copy.deepcopy(self.model).to(_DTYPES[precision])
         return self._models[precision]
 
-    def _to_tensor(self, plane: Pixels, picture: Picture) -> Tensor:
-        """(1, 3, h, w) float32 in [0, 1], colours under transparency filled."""
-        lr = torch.from_numpy(plane.astype(np.float32)).to(self.device).permute(2, 0, 1) / picture.peak
-        if picture.alpha is not None and plane is not picture.alpha[..., None] and plane.base is not picture.alpha:
-            alpha = torch.from_numpy(picture.alpha.astype(np.float32)).to(self.device)[None] / picture.peak
-            lr = fill_hidden(lr, alpha)
-        return lr.expand(3, -1, -1)[None].contiguous()
+
+@dataclass(frozen=True)
+class _Share:
+    """Which part of the whole one plane is."""
+
+    progress: Progress | None
+    index: int
+    count: int
+
+    def tell(self, done: float) -> None:
+        if self.progress is not None:
+            self.progress((self.index + done) / self.count)
+
+
+def _settled(request: Request, picture: Picture) -> Request:
+    """Half precision has fewer digits than a 16-bit picture."""
+    return replace(request, precision="fp32") if picture.peak > 255 else request

@@ -10,8 +10,9 @@ from typing import Any
 from pipeline.errors import UserError, one_line
 from pipeline.evaluation.plan import Evaluation, Unit
 from pipeline.evaluation.rows import Row
-from pipeline.evaluation.run import Scorer, exact_arithmetic
+from pipeline.evaluation.run import Scorer
 from pipeline.evaluation.score import failed, score
+from pipeline.evaluation.scoring import exact_arithmetic
 
 _ATTEMPTS = 3  # at one unit, before it is taken to be what kills the workers
 

@@ -27,7 +27,7 @@ from ray.tune.search import Searcher
 
 from pipeline.config import parse_config
 from pipeline.errors import UserError, one_line
-from pipeline.on_ray.train import check_resources, fit_on_ray, resources_per_worker
+from pipeline.on_ray.train import check_resources, fit_on_ray, ray_storage, resources_per_worker
 from pipeline.search.ledger import Report
 from pipeline.search.objectives import Objectives
 from pipeline.search.search import Search
@@ -51,7 +51,7 @@ def search_on_ray(search: Search) -> None:
     """
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level="warning")
-    concurrent = _concurrent(search)
+    concurrent, (path, filesystem) = _concurrent(search), ray_storage(search.config)
     tuner = tune.Tuner(
         # The trial itself only waits: with a CPU of its own it would starve its workers on a small cluster.
         tune.with_resources(_trial, {"memory": _DRIVER_BYTES}),
@@ -65,7 +65,8 @@ def search_on_ray(search: Search) -> None:
         ),
         run_config=tune.RunConfig(
             name=f"tune-{secrets.token_hex(4)}",
-            storage_path=f"{search.config.run.storage}/{search.config.run.name}",
+            storage_path=f"{path}/{search.config.run.name}",
+            storage_filesystem=filesystem,
             verbose=0,
             callbacks=[_Listener(search)],
         ),
@@ -183,7 +184,8 @@ def _concurrent(search: Search) -> int:
     config, have = search.config, ray.cluster_resources()
     check_resources(config)
     room = min(
-        int(have.get(kind, 0) // (each * config.ray.num_workers)) for kind, each in resources_per_worker(config).items()
+        int(have.get(kind, 0) // (each * config.ray.fewest_workers))
+        for kind, each in resources_per_worker(config).items()
     )
     return max(1, min(room, search.space.settings.concurrent or room))
 

@@ -13,7 +13,6 @@ from rich.table import Table
 
 from anysr import AnySR
 from anysr.cost import mean_macs
-from pipeline.data.photo_map import cache_folder
 from pipeline.data.photos import photo_folder
 from pipeline.errors import UserError
 from pipeline.evaluation.plan import Candidate, Evaluation
@@ -24,6 +23,7 @@ from pipeline.evaluation.suites import Suite, open_suite
 from pipeline.evaluation.upscalers import Network, open_upscaler
 from pipeline.registry.decision import Comparison, Difference, scales_inside, shared_groups
 from pipeline.registry.resolve import resolve_model
+from pipeline.storage.cache import cache_root
 
 OLD, NEW = "present", "other"
 Say = Callable[[str], None]
@@ -118,7 +118,7 @@ def _differences(
 def _kept_rows(old: Network, new: Network) -> Path:
     """A folder of this pair alone: a comparison that was cut short goes on, and others do not wait for it."""
     pair = hashlib.sha256(f"{old.digest} {new.digest}".encode()).hexdigest()[:16]
-    folder = cache_folder(None).with_name("comparisons") / pair
+    folder = cache_root() / "comparisons" / pair
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -69,8 +69,8 @@ def _row(key: str, value: str, mine: Sequence[Trial]) -> AblationRow:
     return AblationRow(key, value, len(mine), by_scale, fmean(psnrs), max(psnrs), macs, params)
 
 
-def write_ablation(folder: Path, rows: Sequence[AblationRow]) -> list[Path]:
-    """Write ``ablation.csv`` and ``ablation.md``; returns the files."""
+def write_ablation(folder: Path, rows: Sequence[AblationRow], scored: str) -> list[Path]:
+    """Write ``ablation.csv`` and ``ablation.md``, with ``scored`` saying what the scores are; returns the files."""
     scales = list(rows[0].psnr_by_scale) if rows else []
     heading = ["choice", "value", "trials", *(f"x{s}" for s in scales), "mean", "best", "gmacs", "params"]
     table = [heading, *(_cells(row, scales) for row in rows)]
@@ -79,7 +79,7 @@ def write_ablation(folder: Path, rows: Sequence[AblationRow]) -> list[Path]:
         csv.writer(file).writerows(table)
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     lines.insert(1, "|--|--|" + "--:|" * (len(heading) - 2))
-    note = "PSNR in dB on Y, own subnet; gmacs: 10⁹ multiply-adds of a 256 x 256 input, mean over the scale range."
+    note = f"{scored}; own subnet. gmacs: 10⁹ multiply-adds of a 256 x 256 input, mean over the scale range."
     write_text(markdown, "\n".join([*lines, "", note, ""]))
     return [csv_file, markdown]
 

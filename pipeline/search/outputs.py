@@ -23,6 +23,7 @@ from pipeline.search.ledger import Trial
 from pipeline.search.objectives import pareto_front
 from pipeline.search.search import best_trial, words
 from pipeline.search.space import Space
+from pipeline.train.validation import in_words
 
 Row = dict[str, Any]
 
@@ -47,9 +48,10 @@ def write_outputs(folder: Path, name: str, space: Space, trials: Sequence[Trial]
     write_text(front_json, json.dumps(front_rows, indent=1) + "\n")
     important = [{"choice": key, "psnr": psnr, "gmacs": macs, "method": METHOD} for key, (psnr, macs) in shares.items()]
     _write_csv(importance_csv, important, ("choice", "psnr", "gmacs", "method"))
-    _plot(picture, name, trials, front, best)
+    scored = in_words(space.reference().validation)
+    _plot(picture, name, scored, trials, front, best)
     write_text(configuration, _configuration(name, space, best))
-    tables = write_ablation(folder, ablation_rows(space, trials))
+    tables = write_ablation(folder, ablation_rows(space, trials), scored)
     _print(front, best, shares)
     return [*files, *tables]
 
@@ -92,7 +94,7 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[st
     partial.replace(path)
 
 
-def _plot(path: Path, name: str, trials: Sequence[Trial], front: Sequence[Trial], best: Trial) -> None:
+def _plot(path: Path, name: str, scored: str, trials: Sequence[Trial], front: Sequence[Trial], best: Trial) -> None:
     figure, axes = plt.subplots(figsize=(7, 4.6))
     looks: dict[str, dict[str, Any]] = {
         "finished": {"color": "tab:blue"},
@@ -109,7 +111,8 @@ def _plot(path: Path, name: str, trials: Sequence[Trial], front: Sequence[Trial]
     axes.scatter([best.macs / 1e9], [best.reports[-1].psnr], marker="*", s=160, color="tab:orange", label="best")
     axes.set_xscale("log")
     axes.set_xlabel("10⁹ multiply-adds of a 256 x 256 input, mean over the scale range")
-    axes.set_ylabel("PSNR on Y, mean over the scales, dB")
+    axes.set_ylabel("PSNR, mean over the scales, dB")
+    axes.annotate(scored, (0, -0.2), xycoords="axes fraction", fontsize=7)
     axes.set_title(f"{name}: quality over cost")
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pipeline.config import TrainingConfig, changed_keys
 from pipeline.errors import UserError
 from pipeline.files import held
-from pipeline.run import _in_ray_job, _placed
+from pipeline.run import in_ray_job, placed
 from pipeline.run_folder import RunFolder
 from pipeline.search.outputs import write_outputs
 from pipeline.search.search import Search
@@ -30,7 +30,7 @@ def run_search(space: Space, execute: Execute) -> int:
 
     A search of the same name goes on: finished trials are kept, unfinished ones go on from their checkpoints.
     """
-    config = _placed(_named(space.reference()))
+    config = placed(_named(space.reference()))
     folder = RunFolder(config.run.storage, str(config.run.name), config.data.cache)
     folder.prepare(_ROOM_BYTES)
     with held(folder.local, f"the search {config.run.name!r}"):
@@ -40,12 +40,12 @@ def run_search(space: Space, execute: Execute) -> int:
 
 
 def _run(space: Space, config: TrainingConfig, folder: RunFolder, execute: Execute) -> int:
-    tracker = open_tracker(config, folder.place, _in_ray_job())
+    tracker = open_tracker(config, folder.place, in_ray_job())
     parent, status = tracker.sink.run_id, "FAILED"
 
     def open_trial(trial: TrainingConfig) -> Tracker:
         place = RunFolder(trial.run.storage, str(trial.run.name), trial.data.cache).place
-        return open_tracker(trial, place, _in_ray_job(), parent)
+        return open_tracker(trial, place, in_ray_job(), parent)
 
     try:
         search = Search(space, config, folder, open_trial)

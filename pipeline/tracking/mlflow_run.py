@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 # A dead server must cost seconds, not minutes; nothing is to call home.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -24,7 +25,8 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.config import TrainingConfig
-from pipeline.errors import UserError, one_line
+from pipeline.errors import UserError, one_line, without_secrets
+from pipeline.storage.places import parse_place
 from pipeline.tracking.metric_log import Metric
 from pipeline.tracking.tracker import SinkSpec
 from pipeline.tracking.versions import VersionFacts
@@ -39,6 +41,7 @@ class MlflowSink:
     """Writes metrics into an MLflow run."""
 
     def __init__(self, uri: str, run_id: str) -> None:
+        without_password(os.environ.get("MLFLOW_TRACKING_URI", ""))
         self._client = MlflowClient(uri)
         self._run_id = run_id
 
@@ -71,8 +74,8 @@ class MlflowRun:
         except Exception as error:  # MLflow's stores raise kinds of their own
             fault = "does not answer" if uri.startswith("http") else "cannot be used"
             raise UserError(
-                f"MLflow at {uri} {fault} ({one_line(error)[:200]}); start the server, correct tracking.uri / "
-                "MLFLOW_TRACKING_URI, or set tracking.backend=jsonl"
+                f"MLflow at {without_secrets(uri)} {fault} ({one_line(error)[:200]}); start the server, correct "
+                "tracking.uri / MLFLOW_TRACKING_URI, or set tracking.backend=jsonl"
             ) from None
         self.sink = SinkSpec(uri, self.run_id)
 
@@ -111,7 +114,7 @@ class MlflowRun:
 
     def describe(self) -> str:
         show = "" if local_database(self.uri) is None else f"; to look: mlflow ui --backend-store-uri {self.uri}"
-        return f"MLflow run {self.run_id} at {self.uri}{show}"
+        return without_secrets(f"MLflow run {self.run_id} at {self.uri}{show}")
 
     def publish(self, model_file: Path, checkpoint: Path, files: list[Path], about: VersionFacts) -> str:
         from pipeline.tracking.mlflow_model import register
@@ -149,9 +152,28 @@ def tracking_uri(config: TrainingConfig, in_ray_job: bool) -> str:
     """The server or database that the configuration and the environment name."""
     named = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if named:
-        return named
-    folder = Path(config.run.storage) if in_ray_job else Path.cwd()
+        return without_password(named)
+    storage = parse_place(config.run.storage)
+    if in_ray_job and not isinstance(storage, Path):
+        raise UserError(
+            f"no MLflow server is named, and {storage} cannot hold its database; set MLFLOW_TRACKING_URI or "
+            "tracking.uri, or tracking.backend=jsonl"
+        )
+    folder = storage if in_ray_job and isinstance(storage, Path) else Path.cwd()
     return f"sqlite:///{folder.resolve()}/mlflow.db"
+
+
+def without_password(uri: str) -> str:
+    """The URI of a server; a name and password in it move to where MLflow's client also looks, this environment.
+
+    What stays is written down in many places; each process finds the password in its own environment.
+    """
+    parts = urlsplit(uri)
+    if not parts.scheme.startswith("http") or not parts.password:
+        return uri
+    os.environ.setdefault("MLFLOW_TRACKING_USERNAME", unquote(parts.username or ""))
+    os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(parts.password))
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def local_database(uri: str) -> Path | None:

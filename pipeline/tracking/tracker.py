@@ -10,7 +10,8 @@ from typing import Protocol
 
 from pipeline.config import TrainingConfig
 from pipeline.errors import UserError
-from pipeline.tracking.metric_log import JsonlSink, Sink
+from pipeline.storage.places import Place
+from pipeline.tracking.metric_log import Sink, open_file_sink
 from pipeline.tracking.versions import VersionFacts
 
 
@@ -29,7 +30,7 @@ class SinkSpec:
     def open(self) -> Sink:
         """Connect."""
         if self.run_id is None:
-            return JsonlSink(Path(self.target))
+            return open_file_sink(self.target)
         from pipeline.tracking.mlflow_run import MlflowSink
 
         return MlflowSink(self.target, self.run_id)
@@ -59,7 +60,7 @@ class Tracker(Protocol):
 class FileTracker:
     """Metrics as lines of JSON in the run's folder; nothing is registered."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.sink = SinkSpec(str(folder / "metrics.jsonl"), None)
 
     def describe(self) -> str:
@@ -78,7 +79,7 @@ class FileTracker:
         pass
 
 
-def open_tracker(config: TrainingConfig, folder: Path, in_ray_job: bool, parent: str | None = None) -> Tracker:
+def open_tracker(config: TrainingConfig, folder: Place, in_ray_job: bool, parent: str | None = None) -> Tracker:
     """The tracker that the configuration names, with this run created or found again.
 
     ``parent`` is the MLflow run that this one is nested in, as a search's trials are.

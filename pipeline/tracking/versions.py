@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
-from pipeline.evaluate import PROTOCOL, Score
 
 COMMIT_TAG, DATA_TAG, VALIDATION_DATA_TAG = "anysr.git_commit", "anysr.data", "anysr.validation_data"
 CONFIG_TAG, REPORT_TAG, SCORES_TAG, PROTOCOL_TAG = "anysr.config", "anysr.report", "anysr.scores", "anysr.protocol"
@@ -39,14 +37,16 @@ class VersionFacts:
         validation_data: of those it was validated on.
         config: name of its configuration among its run's artifacts.
         report: name of its scores there.
-        scores: of the last validation.
+        psnr: at the last validation, own subnet, in dB, by scale.
+        protocol: how that was made.
     """
 
     data: str
     validation_data: str
     config: str
     report: str
-    scores: Sequence[Score]
+    psnr: Mapping[float, float]
+    protocol: str
 
     def tags(self, run_id: str) -> dict[str, str]:
         """As tags of the version that a run made."""
@@ -56,8 +56,8 @@ class VersionFacts:
             VALIDATION_DATA_TAG: self.validation_data,
             CONFIG_TAG: f"runs:/{run_id}/{self.config}",
             REPORT_TAG: f"runs:/{run_id}/{self.report}",
-            SCORES_TAG: ", ".join(f"x{score.scale:g} {score.own:.2f}" for score in self.scores),
-            PROTOCOL_TAG: PROTOCOL,
+            SCORES_TAG: ", ".join(f"x{scale:g} {psnr:.2f}" for scale, psnr in self.psnr.items()),
+            PROTOCOL_TAG: self.protocol,
         }
 
 

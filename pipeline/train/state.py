@@ -137,7 +137,7 @@ def check_unchanged(before: dict[str, Any], config: TrainingConfig) -> None:
 def _decisive(values: dict[str, Any]) -> dict[str, Any]:
     """What of a configuration can change the weights."""
     decisive = {key: section for key, section in values.items() if key not in ("run", "ray", "tracking")}
-    decisive["data"] = {k: v for k, v in values["data"].items() if k not in ("cache", "loader_processes")}
+    decisive["data"] = {k: v for k, v in values["data"].items() if k not in ("cache", "cache_gb", "loader_processes")}
     # Read once, at the start: on another machine the file may lie elsewhere, or be gone.
     decisive["train"] = values["train"] | {"init_from": Path(values["train"].get("init_from") or "").name}
     return decisive

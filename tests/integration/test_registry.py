@@ -14,7 +14,6 @@ from PIL import Image
 
 import anysr
 from pipeline.errors import UserError
-from pipeline.evaluate import Score
 from pipeline.registry.compare import compare
 from pipeline.registry.lock import Lock
 from pipeline.registry.promotion import history, promote, roll_back
@@ -69,7 +68,7 @@ def uri(tmp_path_factory):
     client = MlflowClient(uri)
     experiment = client.create_experiment("x", artifact_location=(folder / "artifacts").as_uri())
     dearer = GROUPS.replace("encoder_width: 0.5", "encoder_width: 0.75")
-    facts = VersionFacts("d" * 64, "v" * 64, "config.yaml", "scores.json", [Score(2.0, 30.0, 31.0, 31.1, 0.4)])
+    facts = VersionFacts("d" * 64, "v" * 64, "config.yaml", "scores.json", {2.0: 31.0}, "PSNR")
     for model in (network(0.0, 0.01), network(0.03, 0.01), network(0.0, 0.00999), network(0.0, 0.0, dearer)):
         anysr.save(model, folder / "model.safetensors")
         run = client.create_run(experiment)

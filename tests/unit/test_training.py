@@ -9,7 +9,7 @@ from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import photo_folder
 from pipeline.data.samples import StepBatches
 from pipeline.errors import FatalError, UserError
-from pipeline.train.checkpoints import write_checkpoint
+from pipeline.train.checkpoints import Checkpoints, damage
 from pipeline.train.finite import FiniteWatch, NonFiniteLossError, OneWorkerError
 from pipeline.train.state import TrainState, check_unchanged
 from pipeline.train.step import learning_rate_at, train_step
@@ -124,14 +124,33 @@ def test_a_damaged_checkpoint_is_named(batches, tmp_path):
 
 
 def test_a_failed_save_keeps_what_was_there(tmp_path):
-    target = tmp_path / "step_1"
-    write_checkpoint(target, lambda folder: (folder / "a").write_text("old"))
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(lambda folder: (folder / "a").write_text("old"), step=1)
 
     def fails(folder):
         (folder / "a").write_text("new")
         raise OSError(28, "No space left on device")
 
     with pytest.raises(UserError, match="No space left"):
-        write_checkpoint(target, fails)
+        checkpoints.save(fails, step=1)
+    (target,) = tmp_path.iterdir()
     assert (target / "a").read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["step_1"]
+    assert damage(target) is None
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2, 3):
+        checkpoints.save(lambda folder, step=step: (folder / "a").write_text(f"step {step}"), step)
+    (tmp_path / "step_000000003/a").write_text("step 4")  # a flipped bit or two
+    (tmp_path / "step_000000002/a").unlink()
+    said: list[str] = []
+    with checkpoints.latest(said.append) as folder:
+        assert folder == tmp_path / "step_000000001"
+    assert [line.partition(" and not used")[0] for line in said] == [
+        f"checkpoint {tmp_path}/step_000000003 is damaged (a is not what was saved: its checksum is another)",
+        f"checkpoint {tmp_path}/step_000000002 is damaged (a is missing)",
+    ]
+    (tmp_path / "step_000000001/checksums.json").unlink()
+    with pytest.raises(FatalError, match="every checkpoint of the run is damaged"), checkpoints.latest(said.append):
+        pass
