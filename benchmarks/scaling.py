@@ -105,10 +105,8 @@ def run(way: str, steps: int) -> tuple[float, float, float]:
         env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
-        spent: list[tuple[int, float]] = []
-        for line in process.stdout:
-            if found := re.match(r"step +(\d+)/", line):
-                spent.append((int(found[1]), cpu_seconds(process.pid, way)))
+        steps_seen = (re.match(r"step +(\d+)/", line) for line in process.stdout)
+        spent = [(int(seen[1]), cpu_seconds(process.pid, way)) for seen in steps_seen if seen]
         assert process.wait() == 0
         paces = images_per_s(Path(folder), way)
     (first, before), (last, after) = spent[1], spent[-2]
