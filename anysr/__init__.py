@@ -15,7 +15,7 @@ from anysr.decoders import (
 from anysr.encoders import EdsrConfig, RcanConfig, RdnConfig, RgbConfig
 from anysr.interweave import InterweaveConfig
 from anysr.model import AnySR, Subnet, build
-from anysr.serialization import load, save
+from anysr.serialization import list_pretrained, load, save
 from anysr.zoo import list_models
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "build",
     "cost",
     "list_models",
+    "list_pretrained",
     "load",
     "save",
 ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 
-from anysr.geometry import PointQueries
+from anysr.decoders.grid import Rows
+from anysr.geometry import PointQueries, Queries
 
 # ITU-R BT.601; the weights sum to 1, so adding d to all three colours adds d to the luma.
 _LUMA = (0.299, 0.587, 0.114)
@@ -38,8 +39,10 @@ def pick_pixels(rgb_B3HW: Tensor, queries: PointQueries) -> Tensor:
     return rgb_B3HW.flatten(2).transpose(1, 2).gather(1, index_BQ.unsqueeze(-1).expand(-1, -1, 3))
 
 
-def in_strips(x_BCHW: Tensor, network: Callable[[Tensor], Tensor], factor: int, rows: int, halo: int) -> Tensor:
-    """``network`` applied to strips of ``rows`` rows, exactly as to the whole.
+def in_strips(
+    x_BCHW: Tensor, network: Callable[[Tensor], Tensor], factor: int, rows: int, halo: int
+) -> Iterator[tuple[int, Tensor]]:
+    """``network`` applied to strips of ``rows`` rows, exactly as to the whole: first row and answer of each.
 
     Args:
         x_BCHW: its input.
@@ -48,9 +51,21 @@ def in_strips(x_BCHW: Tensor, network: Callable[[Tensor], Tensor], factor: int, 
         rows: input rows a strip, which bound the memory.
         halo: input rows on either side that an output row depends on.
     """
-    height, strips = x_BCHW.shape[-2], []
+    height = x_BCHW.shape[-2]
     for top in range(0, height, rows):
         first, bottom = max(0, top - halo), min(height, top + rows)
         strip = network(x_BCHW[..., first : min(height, bottom + halo), :])
-        strips.append(strip[..., (top - first) * factor : (bottom - first) * factor, :])
-    return torch.cat(strips, dim=-2)
+        yield top * factor, strip[..., (top - first) * factor : (bottom - first) * factor, :]
+
+
+def answer(strips_of_batch: Iterator[tuple[int, Tensor]], queries: Queries) -> Tensor:
+    """(B, 3, H, W) of a grid or (B, Q, 3) of points, from the strips of the whole image."""
+    rgb_B3HW = torch.cat([rgb for _, rgb in strips_of_batch], dim=-2)
+    return pick_pixels(rgb_B3HW, queries) if isinstance(queries, PointQueries) else rgb_B3HW
+
+
+def by_image(strips_of_batch: Iterator[tuple[int, Tensor]]) -> Iterator[Rows]:
+    """The strips of a batch, one image's at a time."""
+    for top, rgb_B3RW in strips_of_batch:
+        for b, rgb_3RW in enumerate(rgb_B3RW):
+            yield Rows(b, top, rgb_3RW)

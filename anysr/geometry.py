@@ -194,6 +194,18 @@ def bilinear(image_BCHW: Tensor, queries: Queries) -> Tensor:
     return sampled[:, :, 0, :].transpose(1, 2)
 
 
+def bilinear_rows(image_BCHW: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
+    """Rows [top, bottom) of :func:`bilinear` on a grid, float32."""
+    height = image_BCHW.shape[-2]
+    places = torch.arange(top, bottom, dtype=torch.float64, device=image_BCHW.device)
+    place = ((places + 0.5) * (height / size[0]) - 0.5).clamp(0, height - 1)
+    lower = place.long()
+    upper, share = (lower + 1).clamp_max(height - 1), (place - lower).float()[:, None]
+    above, below = (image_BCHW.index_select(2, row).float() for row in (lower, upper))
+    rows = torch.lerp(above, below, share)
+    return F.interpolate(rows, size=(bottom - top, size[1]), mode="bilinear", align_corners=False)
+
+
 def _checked_size(size: Sequence[int]) -> tuple[int, int]:
     try:
         height, width = (operator.index(v) for v in size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from anysr.colour import recolour
 from anysr.config import ModelConfig, SubnetConfig
 from anysr.decoders import DECODERS, Decoder, Ecbsr
+from anysr.decoders.grid import Rows, assemble
 from anysr.encoders import ENCODERS, Encoder
+from anysr.encoders.tiles import Tile, TileChoice, resolve_tile
 from anysr.fast_linear import inference_dtype
-from anysr.geometry import GridQueries, PointQueries, Queries, resolve_target
+from anysr.geometry import GridQueries, Pair, PointQueries, Queries, resolve_target
 from anysr.slimmable import copy_prefixes
 from anysr.zoo import named_values
 
@@ -60,6 +62,7 @@ class AnySR(nn.Module):
         *,
         subnet: SubnetChoice = "auto",
         coord: Tensor | None = None,
+        tile: TileChoice = "auto",
     ) -> Tensor:
         """Enlarge a batch.
 
@@ -70,31 +73,95 @@ class AnySR(nn.Module):
                 ``scale`` only conditions the network.
             subnet: "auto" chooses by the larger scale, an index by hand, "full" the whole network.
             coord: (N, Q, 2) places to answer at, (y, x) in [-1, 1], instead of the whole grid.
+            tile: bounds the memory of the encoder, without gradients: it works in windows of so many
+                LR pixels per side, one number or (rows, columns). "auto" does so where the image is
+                large; None never. The answer is that of the whole image to rounding, whatever the
+                tile; ``encoders/tiles.py`` says how, and what it costs. Decoders work in strips of
+                rows whose memory is bounded anyway.
 
         Returns:
             (N, 3, H, W) RGB in the same range, not clamped; (N, Q, 3) with ``coord``.
 
         Raises:
-            ValueError: a wrong shape, scale, size or subnet.
+            ValueError: a wrong shape, scale, size, subnet or tile.
         """
-        _check_images(lr)
-        weight = next(self.parameters())
-        if not torch.is_grad_enabled():
-            dtype, kind = inference_dtype(weight), weight.device.type
-            if dtype != weight.dtype or torch.is_autocast_enabled(kind):
-                same = copy.deepcopy(self).to(dtype)
-                with torch.autocast(kind, enabled=False):
-                    return same(lr, scale, size, subnet=subnet, coord=coord)
-        target = resolve_target((lr.shape[-2], lr.shape[-1]), scale, size)
+        if not torch.is_grad_enabled() and coord is None:
+            height, width = resolve_target(_check_images(lr), scale, size).size
+            pieces = self.strips(lr, scale, size, subnet=subnet, tile=tile)
+            return assemble(pieces, len(lr), (height, width), lr.device)
+        if (same := self._at_inference_precision()) is not self:
+            with torch.autocast(lr.device.type, enabled=False):
+                return same(lr, scale, size, subnet=subnet, coord=coord, tile=tile)
+        target = resolve_target(_check_images(lr), scale, size)
         chosen = self.subnet_for(subnet, target.largest_scale)
         grid = GridQueries(target.size, target.scale)
         queries: Queries = grid if coord is None else PointQueries(coord, grid.cell, target.scale)
-        colour = self.config.colour
-        image = recolour(lr, colour.to_network, dim=1)
-        given = image if colour.to_encoder is None else recolour(image, colour.to_encoder, dim=1)
-        feat = self.encoder(given.to(weight.dtype), target.scale, chosen.encoder_channels)
-        rgb: Tensor = self.decoder(feat, image.to(weight.dtype), queries, chosen.decoder_channels)
-        return recolour(rgb, colour.to_rgb, dim=1 if coord is None else 2)
+        image = recolour(lr, self.config.colour.to_network, dim=1)
+        feat = self._encode(image, target.scale, chosen, tile)
+        rgb: Tensor = self.decoder(feat, image, queries, chosen.decoder_channels)
+        return recolour(rgb, self.config.colour.to_rgb, dim=1 if coord is None else 2)
+
+    @torch.no_grad()
+    def strips(
+        self,
+        lr: Tensor,
+        scale: float | Sequence[float] | None = None,
+        size: Sequence[int] | None = None,
+        *,
+        subnet: SubnetChoice = "auto",
+        tile: TileChoice = "auto",
+    ) -> Iterator[Rows]:
+        """Enlarge a batch without ever holding the whole answer: for images larger than memory likes.
+
+        Arguments as for :meth:`forward`; no gradients.
+
+        Yields:
+            :class:`Rows`, each some rows of one image's answer, from top to bottom within an image.
+            Together they are the answer of :meth:`forward`.
+
+        Raises:
+            ValueError: as for :meth:`forward`, when the first strip is asked for.
+        """
+        target = resolve_target(_check_images(lr), scale, size)
+        chosen = self.subnet_for(subnet, target.largest_scale)
+        queries = GridQueries(target.size, target.scale)
+        same, colour = self._at_inference_precision(), self.config.colour
+        # Windows are cut from one image at a time; whole images go through the encoder together.
+        batches = lr.split(1 if same._tile(lr, chosen, tile) else len(lr))
+        for first, batch in enumerate(batches):
+            image = recolour(batch, colour.to_network, dim=1)
+            with torch.autocast(lr.device.type, enabled=False):
+                feat = same._encode(image, target.scale, chosen, tile)
+            for rows in same.decoder.rows(feat, image, queries, chosen.decoder_channels):
+                yield Rows(first + rows.image, rows.top, recolour(rows.rgb, colour.to_rgb, dim=0))
+
+    def _at_inference_precision(self) -> AnySR:
+        """This network, or without gradients a copy in the precision that autocast or the processor wants."""
+        weight = next(self.parameters())
+        dtype = weight.dtype if torch.is_grad_enabled() else inference_dtype(weight)
+        under_autocast = not torch.is_grad_enabled() and torch.is_autocast_enabled(weight.device.type)
+        return copy.deepcopy(self).to(dtype) if dtype != weight.dtype or under_autocast else self
+
+    def _encode(self, image_B3hw: Tensor, scale: Pair, subnet: Subnet, choice: TileChoice) -> Tensor:
+        """Features of images in the network's colour range."""
+        rows = self.config.colour.to_encoder
+        given = image_B3hw if rows is None else recolour(image_B3hw, rows, dim=1)
+        given = given.to(next(self.parameters()).dtype)
+        tile = self._tile(image_B3hw, subnet, choice)
+        if tile is None:
+            features: Tensor = self.encoder(given, scale, subnet.encoder_channels)
+            return features
+        images = [self.encoder.in_tiles(one, scale, subnet.encoder_channels, tile) for one in given.split(1)]
+        return images[0] if len(images) == 1 else torch.cat(images)
+
+    def _tile(self, lr: Tensor, subnet: Subnet, choice: TileChoice) -> Tile | None:
+        weight = next(self.parameters())
+        if torch.is_grad_enabled():
+            if choice not in ("auto", None):
+                raise ValueError(f"tile={choice!r} needs torch.no_grad(): gradients pass through the whole image")
+            return None
+        channels = self.encoder.window_channels(subnet.encoder_channels)
+        return resolve_tile(choice, (lr.shape[-2], lr.shape[-1]), channels, weight)
 
     def subnet_for(self, choice: SubnetChoice, largest_scale: float) -> Subnet:
         """The subnet that ``choice`` names, for a call at this scale."""
@@ -150,8 +217,10 @@ def build(config: ModelConfig | Mapping[str, Any] | str, **overrides: Any) -> An
     return AnySR(config if isinstance(config, ModelConfig) else ModelConfig.from_dict(config))
 
 
-def _check_images(lr: Tensor) -> None:
+def _check_images(lr: Tensor) -> tuple[int, int]:
+    """(h, w)."""
     if lr.dim() != 4 or lr.shape[1] != 3 or 0 in lr.shape:
         raise ValueError(f"lr must be (N, 3, h, w) with at least one pixel, got {tuple(lr.shape)}")
     if not lr.is_floating_point():
         raise ValueError(f"lr must be floating point RGB in [0, 1], got {lr.dtype}; divide 8-bit images by 255")
+    return lr.shape[2], lr.shape[3]

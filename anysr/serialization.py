@@ -16,15 +16,28 @@ from anysr.config import ModelConfig
 from anysr.model import AnySR
 
 _KEY, _FORMAT = "anysr", 1
+_PRETRAINED = Path(__file__).parent / "weights"
 
 
-def save(model: AnySR, path: str | os.PathLike[str]) -> None:
-    """Write weights and configuration to ``path``, which appears complete or not at all."""
+def save(model: AnySR, path: str | os.PathLike[str], *, half: bool = False) -> None:
+    """Write weights and configuration to ``path``, which appears complete or not at all.
+
+    Args:
+        model: the network.
+        path: ``*.safetensors``.
+        half: store float32 weights as float16, at half the size; :func:`load` gives float32 again.
+
+    Raises:
+        ValueError: with ``half``, a weight that float16 cannot hold.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # One key: the format does not keep the order of several, and equal networks are to be equal files.
-    metadata = {_KEY: json.dumps({"format": _FORMAT, "config": model.config.to_dict()})}
+    description = {"format": _FORMAT, "config": model.config.to_dict()} | ({"widen": True} if half else {})
+    metadata = {_KEY: json.dumps(description)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         save_file(tensors, partial, metadata)
@@ -34,19 +47,35 @@ def save(model: AnySR, path: str | os.PathLike[str]) -> None:
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> AnySR:
-    """Read a network in evaluation mode: a file of :func:`save`, or a released ``.pth`` checkpoint.
+    """Read a network in evaluation mode.
 
-    Released are LIIF, SRNO, AnySR, LIIF's Meta-SR and ArbSR; the weights tell which.
+    Args:
+        path: a file of :func:`save`; a released ``.pth`` checkpoint of LIIF, SRNO, AnySR, LIIF's
+            Meta-SR or ArbSR, the weights telling which; or the name of a network in the box, one
+            of :func:`list_pretrained`. A file of that name comes first.
+        device: where to put it.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file or name.
         ValueError: the file is cut short, is of no known kind, would run code, or its weights do not
             fit (missing, unexpected and mis-shaped keys are listed).
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no model file at {path}")
+        if str(path) not in list_pretrained():
+            raise FileNotFoundError(f"no model file at {path}; in the box: {', '.join(list_pretrained())}")
+        path = pretrained_file(str(path))
     model = load_released(path) if is_pickle(path) else _load_own(path)
     return model.to(device).eval()
+
+
+def list_pretrained() -> list[str]:
+    """Names of the trained networks that come with this package, for :func:`load`; see docs/models."""
+    return sorted(file.stem for file in _PRETRAINED.glob("*.safetensors"))
+
+
+def pretrained_file(name: str) -> Path:
+    """The model file of a network in the box."""
+    return _PRETRAINED / f"{name}.safetensors"
 
 
 def _load_own(path: str | os.PathLike[str]) -> AnySR:
@@ -70,5 +99,14 @@ def _load_own(path: str | os.PathLike[str]) -> AnySR:
         ) from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     check_fit(str(path), expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    if description.get("widen"):
+        tensors = {name: tensor.float() for name, tensor in tensors.items()}
     model.load_state_dict({name: tensors[name].reshape(shape) for name, shape in expected.items()}, assign=True)
     return model
+
+
+def _halved(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    half = tensor.half() if tensor.dtype == torch.float32 else tensor
+    if not torch.isfinite(half).all():
+        raise ValueError(f"{name} holds values beyond float16's 65,504; save without half")
+    return half

@@ -6,6 +6,7 @@ A YAML file holds what differs from the defaults; ``key.sub=value`` overrides it
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +29,8 @@ from pydantic import (
 from anysr import ModelConfig, list_models
 from anysr.zoo import named_values
 from pipeline.errors import UserError, one_line
+from pipeline.evaluation.protocols import protocol_for
+from pipeline.evaluation.scales import Scale
 from pipeline.network_kinds import is_of, network_classes, with_kinds, without_class
 from pipeline.storage.places import S3Uri, parse_place
 
@@ -58,6 +61,42 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
+Range = tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]]
+
+
+class DegradationConfig(Section):
+    """What may befall a crop before it is shrunk, for networks that are to enlarge real photos.
+
+    Each fault strikes by its own probability, in this order; the target stays clean.
+    """
+
+    blur: Fraction = 0.0
+    """Probability of a Gaussian blur."""
+    blur_sigma: Range = (0.3, 1.5)
+    """Its standard deviation in HR pixels, drawn evenly."""
+    noise: Fraction = 0.0
+    """Probability of Gaussian noise, different in each channel."""
+    noise_sigma: Range = (1.0, 12.0)
+    """Its standard deviation in grey levels (of 255), drawn evenly."""
+    jpeg: Fraction = 0.0
+    """Probability of a JPEG compression."""
+    jpeg_quality: tuple[Annotated[int, Field(ge=1, le=100)], Annotated[int, Field(ge=1, le=100)]] = (50, 95)
+    """Its quality, drawn evenly."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DegradationConfig:
+        for name in ("blur_sigma", "noise_sigma", "jpeg_quality"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} must be [lowest, highest], got {[low, high]}")
+        return self
+
+    @property
+    def is_on(self) -> bool:
+        """Whether anything can happen at all."""
+        return bool(self.blur or self.noise or self.jpeg)
+
+
 class DataConfig(Section):
     """Photos, and how training samples are cut from them."""
 
@@ -73,6 +112,8 @@ class DataConfig(Section):
     """Side of the LR crop; the HR crop is this times the scale."""
     queries_per_crop: Count = 2304
     """HR pixels of each crop that the loss is taken on."""
+    degradation: DegradationConfig = DegradationConfig()
+    """Random faults of the LR image; none by default."""
     cache: Path | None = None
     """Where decoded photos and copies from S3 are kept; null is $ANYSR_CACHE, else the user's cache folder."""
     cache_gb: float | None = Field(None, gt=0)
@@ -88,12 +129,33 @@ class DataConfig(Section):
 
 
 class SamplingConfig(Section):
-    """Which scale group a step trains, and how wide."""
+    """Which scale group a step trains, and which of the nested networks on it."""
 
-    group_weights: tuple[Annotated[float, Field(gt=0)], ...] | None = None
-    """How often each group is drawn, relative to the others; null is equally often."""
-    full_width_probability: Fraction = 0.0
-    """How often a step trains the full network instead of the group's own subnet."""
+    group_weights: tuple[Annotated[float, Field(gt=0)], ...] | Literal["cost"] | None = None
+    """How often each group is drawn, relative to the others; null is equally often, "cost" inversely to the
+    multiply-adds of its step, so that each group is given the same compute."""
+    widths: Literal["one", "pair", "sandwich"] = "one"
+    """Networks trained on each batch, their gradients summed: the group's own subnet; with the full network; or with
+    the full and the smallest (universally slimmable networks, 1903.05134)."""
+    full_width_probability: Fraction | tuple[Fraction, ...] = 0.0
+    """How often a step of widths "one" trains the full network instead of the group's own subnet, in all groups or in
+    each; AnySR's paper has 0.6 in the first group, [0.6, 0, 0, 0]."""
+    random_width_probability: Fraction = 0.0
+    """How often it trains a network drawn evenly from all instead, so that each is usable at each scale."""
+    lowest_scale_probability: Fraction = 0.0
+    """How often a step of the first group has exactly its lowest scale: at ×1 the answer is the input, which evenly
+    drawn scales hardly teach."""
+
+    @model_validator(mode="after")
+    def _used(self) -> SamplingConfig:
+        for name in ("full_width_probability", "random_width_probability"):
+            drawn = getattr(self, name)
+            if self.widths != "one" and any(drawn if isinstance(drawn, tuple) else (drawn,)):
+                raise ValueError(
+                    f"{name} {drawn} has no effect on widths {self.widths!r}, which train the same networks in each "
+                    'step; set it to 0, or widths to "one"'
+                )
+        return self
 
 
 class TrainConfig(Section):
@@ -108,9 +170,13 @@ class TrainConfig(Section):
     learning_rate: float = Field(1e-4, gt=0)
     weight_decay: float = Field(0.0, ge=0)
     warmup_steps: int = Field(0, ge=0)
-    schedule: Literal["constant", "cosine", "multistep"] = "cosine"
+    schedule: Literal["constant", "cosine", "multistep", "trapezoid"] = "cosine"
+    """Of the learning rate; trapezoid is constant, then falls linearly. Such a run can be prolonged with a larger
+    ``steps`` and ``run.allow_changes`` as if it had been that long from the start, up to where it falls."""
     final_fraction: Fraction = 0.01
-    """What the cosine schedule ends on, as a fraction of the learning rate."""
+    """What the cosine and trapezoid schedules end on, as a fraction of the learning rate."""
+    cooldown: Annotated[float, Field(gt=0, le=1)] = 0.25
+    """Last share of the steps, in which the trapezoid falls."""
     milestones: tuple[Fraction, ...] = (0.4, 0.8)
     """Where the multi-step schedule multiplies by ``gamma``, as fractions of the run."""
     gamma: float = Field(0.5, gt=0, le=1)
@@ -118,11 +184,21 @@ class TrainConfig(Section):
     """Largest gradient norm; null does not clip."""
     ema_decay: float | None = Field(0.999, ge=0, lt=1)
     """Decay of the weights' moving average, which is what is evaluated and shipped; null keeps none."""
+    distillation: Fraction = 0.0
+    """How much of a narrower network's target is the full network's answer to the same batch (detached), the rest
+    being the photo; needs sampling.widths "pair" or "sandwich"."""
+    init_from: Path | None = None
+    """Model file or released checkpoint whose weights the run starts with; a plain network starts an any-resource one
+    of the same encoder and decoder."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 runs forward and backward under autocast; weights stay float32."""
     seed: int = Field(0, ge=0, lt=2**63)
     log_every: Count = 10
     checkpoint_every: Count = 500
+
+    def resolved(self) -> TrainConfig:
+        """With absolute paths: workers run in folders of their own."""
+        return self.model_copy(update={"init_from": self.init_from and self.init_from.expanduser().resolve()})
 
 
 class ValidationConfig(Section):
@@ -134,6 +210,8 @@ class ValidationConfig(Section):
     """Score the photos' central squares of this side only; null scores whole photos."""
     suite: str = Field("photos", pattern=r"^[\w.-]+$")
     """Name of the validation photos in metric names."""
+    protocol: Literal["liif", "liif-div2k", "anysr", "arbsr", "basicsr"] = "liif"
+    """How they are scored, as in jobs/evaluate.py."""
 
 
 class RunConfig(Section):
@@ -215,9 +293,16 @@ class TrainingConfig(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainingConfig:
-        groups, weights = self.model.subnets, self.sampling.group_weights
-        if weights is not None and len(weights) != len(groups):
-            raise ValueError(f"sampling.group_weights has {len(weights)} values for {len(groups)} scale groups")
+        groups = self.model.subnets
+        for name in ("group_weights", "full_width_probability"):
+            values = getattr(self.sampling, name)
+            if isinstance(values, tuple) and len(values) != len(groups):
+                raise ValueError(f"sampling.{name} has {len(values)} values for {len(groups)} scale groups")
+        if self.train.distillation and self.sampling.widths == "one":
+            raise ValueError(
+                f"train.distillation {self.train.distillation} needs the full network's answer in each step; set "
+                "sampling.widths to pair or sandwich"
+            )
         for workers in range(self.ray.fewest_workers, self.ray.most_workers + 1):
             share = workers * self.train.accumulate
             if self.train.batch_size % share:
@@ -225,10 +310,10 @@ class TrainingConfig(Section):
                     f"train.batch_size {self.train.batch_size} does not divide among ray.num_workers x "
                     f"train.accumulate = {share}; choose a multiple of {share}"
                 )
-        if self.validation.crop_px is not None and self.validation.crop_px < 4 * max(self.scales):
+        if self.validation.crop_px is not None and self.validation.crop_px < self.smallest_validation_px:
             raise ValueError(
-                f"validation.crop_px {self.validation.crop_px} is less than four LR pixels at ×{max(self.scales):g}; "
-                f"set it to at least {4 * max(self.scales):g}, or lower validation.scales"
+                f"validation.crop_px {self.validation.crop_px} is too little to score ×{max(self.scales):g}; "
+                f"set it to at least {self.smallest_validation_px}, or lower validation.scales"
             )
         smallest = round(self.data.lr_crop_px * (self.factor or groups[0].scales[0])) ** 2
         if self.data.queries_per_crop > smallest:
@@ -247,6 +332,18 @@ class TrainingConfig(Section):
     def scales(self) -> tuple[float, ...]:
         """The scales to validate at."""
         return self.validation.scales if self.factor is None else (float(self.factor),)
+
+    @property
+    def smallest_validation_px(self) -> int:
+        """Side of an image of four LR pixels at every scale that the protocol's border leaves something of."""
+        protocol = protocol_for(self.validation.protocol, self.validation.suite)
+        borders = (2 * protocol.border(Scale(scale, scale))[0] + math.ceil(scale) + 1 for scale in self.scales)
+        return max(math.ceil(4 * max(self.scales)), *borders)
+
+    @property
+    def validation_px(self) -> int:
+        """Side of the smallest photo that can be validated on."""
+        return self.validation.crop_px or self.smallest_validation_px
 
     @property
     def hr_crop_px(self) -> int:

@@ -12,6 +12,7 @@ for each distinct pair of row and column offsets.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -19,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anysr.decoders.grid import Rows, assemble
 from anysr.geometry import GridQueries, Pair, PointQueries, Queries
 from anysr.slimmable import SlimConv2d
 
@@ -90,12 +92,21 @@ class ArbSr(nn.Module):
             queries: where to answer, and for which scale.
             width: bottleneck channels K, at most ``config.bottleneck``.
         """
-        lr_size = (feat_BDhw.shape[-2], feat_BDhw.shape[-1])
-        scale = queries.scale or (queries.size[0] / lr_size[0], queries.size[1] / lr_size[1])
-        table_BChw, mixed = self._project(feat_BDhw, width)
         if isinstance(queries, GridQueries):
-            return self._decode_grid(table_BChw, mixed, queries.size, scale)
-        return self._decode_points(table_BChw, mixed, queries, scale)
+            rows = self.rows(feat_BDhw, image_B3hw, queries, width)
+            if not torch.is_grad_enabled():
+                return assemble(rows, len(feat_BDhw), queries.size, feat_BDhw.device)
+            by_image: list[list[Tensor]] = [[] for _ in feat_BDhw]
+            for piece in rows:
+                by_image[piece.image].append(piece.rgb)
+            return torch.stack([torch.cat(parts, dim=1) for parts in by_image])
+        table_BChw, mixed = self._project(feat_BDhw, width)
+        return self._decode_points(table_BChw, mixed, queries, _scale(feat_BDhw, queries))
+
+    def rows(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: GridQueries, width: int) -> Iterator[Rows]:
+        """The answer for a grid strip by strip."""
+        table_BChw, mixed = self._project(feat_BDhw, width)
+        yield from self._grid_rows(table_BChw, mixed, queries.size, _scale(feat_BDhw, queries))
 
     def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image as published: routing, mixing and filters on every pixel."""
@@ -141,7 +152,7 @@ class ArbSr(nn.Module):
         spread = (routing_BE1 * mixed_B1K).flatten(1, 2)
         return through + F.conv2d(spread, mixed[:, :, None, None])
 
-    def _decode_grid(self, table_BChw: Tensor, mixed: Tensor, size: tuple[int, int], scale: Pair) -> Tensor:
+    def _grid_rows(self, table_BChw: Tensor, mixed: Tensor, size: tuple[int, int], scale: Pair) -> Iterator[Rows]:
         lr_size, device = table_BChw.shape[-2:], table_BChw.device
         ys, row_phase, row_of = _phases(size[0], scale[0], device)
         xs, col_phase, col_of = _phases(size[1], scale[1], device)
@@ -149,7 +160,6 @@ class ArbSr(nn.Module):
         if len(row_phase) * len(col_phase) <= _MAX_PAIRS:
             pairs = self._route(row_phase[None, :, None], col_phase[None, None, :], scale)
         rows = max(1, _BLOCK_PIXELS // size[1])
-        strips = []
         for top in range(0, size[0], rows):
             # One more row on either side, for the last convolution; none beyond the image.
             first, last = max(0, top - 1), min(size[0], top + rows + 1)
@@ -160,10 +170,10 @@ class ArbSr(nn.Module):
             else:
                 shift, routing = (r[..., here, :][..., col_of] for r in pairs)
             place = _places(ys[first:last, None], xs, shift.transpose(0, 1), lr_size)
-            taps = [self._filter(table[None], mixed, place, routing) for table in table_BChw]
             missing = (1, 1, 1 if top == 0 else 0, 1 if last == size[0] and top + rows >= size[0] else 0)
-            strips.append(self._gather_taps(F.pad(torch.cat(taps), missing)))
-        return torch.cat(strips, dim=2)
+            for b, table in enumerate(table_BChw):
+                taps = self._filter(table[None], mixed, place, routing)
+                yield Rows(b, top, self._gather_taps(F.pad(taps, missing))[0])
 
     def _gather_taps(self, taps_B27HW: Tensor) -> Tensor:
         """The last convolution from its taps: (B, 27, H + 2, W + 2) to (B, 3, H, W), float32."""
@@ -191,6 +201,11 @@ class ArbSr(nn.Module):
     def _bias(self, like: Tensor) -> Tensor:
         assert self.tail.bias is not None
         return self.tail.bias.to(like.device).float()
+
+
+def _scale(feat_BDhw: Tensor, queries: Queries) -> Pair:
+    height, width = feat_BDhw.shape[-2:]
+    return queries.scale or (queries.size[0] / height, queries.size[1] / width)
 
 
 def _project_axis(index: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,9 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anysr.decoders.grid import Rows
 from anysr.decoders.vdsr import bicubic
-from anysr.fixed_scale import check_factor, luma, pick_pixels
-from anysr.geometry import PointQueries, Queries
+from anysr.fixed_scale import answer, by_image, check_factor, in_strips, luma
+from anysr.geometry import GridQueries, Queries
 
 # Sobel along x and y, and the Laplacian, per channel.
 _EDGES = (
@@ -20,6 +22,9 @@ _EDGES = (
     ((1.0, 2.0, 1.0), (0.0, 0.0, 0.0), (-1.0, -2.0, -1.0)),
     ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0)),
 )
+
+
+_BLOCK_PIXELS = 262144  # LR pixels a strip; bounds the memory
 
 
 @dataclass(frozen=True)
@@ -130,16 +135,30 @@ class Ecbsr(nn.Module):
         Raises:
             ValueError: the queries are not those of an image ``config.factor`` times as large.
         """
-        check_factor((image_B3hw.shape[-2], image_B3hw.shape[-1]), queries.size, self.config.factor)
+        return answer(self._strips(image_B3hw, queries), queries)
+
+    def rows(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: GridQueries, width: int) -> Iterator[Rows]:
+        """The answer for a grid strip by strip."""
+        return by_image(self._strips(image_B3hw, queries))
+
+    def _strips(self, image_B3hw: Tensor, queries: Queries) -> Iterator[tuple[int, Tensor]]:
+        height, columns = image_B3hw.shape[-2:]
+        check_factor((height, columns), queries.size, self.config.factor)
+        # The bicubic colours look two pixels far, less than all layers together do.
+        halo = max(3, len(self.layers))
+        return in_strips(image_B3hw, self._enlarge, self.config.factor, max(64, _BLOCK_PIXELS // columns), halo)
+
+    def _enlarge(self, image_B3hw: Tensor) -> Tensor:
         given = luma(image_B3hw) if self.config.colours == 1 else image_B3hw
+        given = given.to(next(self.parameters()).dtype)
         deep = given
         for layer, activation in zip(self.layers, self.activations, strict=False):
             deep = activation(layer(deep))
         # Every output pixel starts from the input pixel above it, as published.
         deep = self.layers[-1](deep) + given.repeat_interleave(self.config.factor**2, dim=1)
         sharp = F.pixel_shuffle(deep, self.config.factor)
-        rgb = sharp if self.config.colours == 3 else _with_luma(bicubic(image_B3hw, queries.size), sharp)
-        return pick_pixels(rgb.float(), queries) if isinstance(queries, PointQueries) else rgb.float()
+        size = (sharp.shape[-2], sharp.shape[-1])
+        return (sharp if self.config.colours == 3 else _with_luma(bicubic(image_B3hw, size), sharp)).float()
 
     def collapse(self) -> Ecbsr:
         """The same network of plain convolutions."""

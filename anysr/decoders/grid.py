@@ -7,7 +7,7 @@ cache. Neither changes the answer.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,29 @@ from torch import Tensor
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 # What one strip may project, in bytes: allocators hand back blocks of this size without the kernel's help.
 STRIP_BYTES = 24 * 2**20
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of the answer for one image of a batch.
+
+    Attributes:
+        image: which image.
+        top: the first of the rows.
+        rgb: (3, rows, W) float32.
+    """
+
+    image: int
+    top: int
+    rgb: Tensor
+
+
+def assemble(pieces: Iterable[Rows], batch: int, size: tuple[int, int], device: torch.device) -> Tensor:
+    """(batch, 3, H, W) from its rows."""
+    rgb_B3HW = torch.empty(batch, 3, *size, device=device)
+    for piece in pieces:
+        rgb_B3HW[piece.image, :, piece.top : piece.top + piece.rgb.shape[1]] = piece.rgb
+    return rgb_B3HW
 
 
 @dataclass(frozen=True)

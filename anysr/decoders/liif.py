@@ -7,6 +7,7 @@ only the two-column share of the relative coordinate remains per query and corne
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -14,7 +15,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysr.decoders.grid import CORNERS, block_pixels, blocks, conv3x3_rows, strip_rows, strips, weighted_rows
+from anysr.decoders.grid import (
+    CORNERS,
+    Rows,
+    assemble,
+    block_pixels,
+    blocks,
+    conv3x3_rows,
+    strip_rows,
+    strips,
+    weighted_rows,
+)
 from anysr.fast_linear import FastLinear
 from anysr.geometry import (
     AxisCorners,
@@ -24,6 +35,7 @@ from anysr.geometry import (
     Queries,
     axis_corners,
     bilinear,
+    bilinear_rows,
     ensemble_weights,
     pixel_centres,
 )
@@ -95,7 +107,8 @@ class Liif(nn.Module):
             points = queries.as_points(feat_BDhw.shape[0], feat_BDhw.device)
             rgb = queries.as_image(self._decode_points(feat_BDhw, points, width))
         else:
-            rgb = self._decode_grid(feat_BDhw, queries, width)
+            rows = self.rows(feat_BDhw, image_B3hw, queries, width)
+            return assemble(rows, len(feat_BDhw), queries.size, feat_BDhw.device)
         return rgb if self.config.skip == "none" else rgb + bilinear(image_B3hw, queries)
 
     def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
@@ -135,8 +148,11 @@ class Liif(nn.Module):
             rgb_BQ3 = rgb_BQ3 + rgb * weights_22BQ[cy, cx, ..., None]
         return rgb_BQ3
 
-    def _decode_grid(self, feat_BDhw: Tensor, queries: GridQueries, width: int) -> Tensor:
-        """Grid indices and relative coordinates depend on the row or the column alone."""
+    def rows(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: GridQueries, width: int) -> Iterator[Rows]:
+        """The answer for a grid strip by strip, without gradients.
+
+        Indices and relative coordinates depend on the row or the column alone.
+        """
         batch, _, rows, cols = feat_BDhw.shape
         dtype = feat_BDhw.dtype
         axes = [
@@ -145,15 +161,18 @@ class Liif(nn.Module):
         places = _Places(axes[0], axes[1], cols)
         kernel, bias, rel_weight = (t.to(dtype) for t in self._kernel((rows, cols), queries.cell, width))
         tail = self._tail(width, dtype)
-        rgb_B3HW = torch.empty(batch, 3, *queries.size, device=feat_BDhw.device)
-        with torch.autocast(feat_BDhw.device.type, enabled=False):
-            for strip in strips(places.ys.index, strip_rows(feat_BDhw, cols * width * dtype.itemsize)):
-                for b in range(batch):
-                    projected = conv3x3_rows(feat_BDhw[b].to(dtype), kernel, bias, strip)
+        for strip in strips(places.ys.index, strip_rows(feat_BDhw, cols * width * dtype.itemsize)):
+            for b in range(batch):
+                rgb_3RW = torch.empty(3, strip.bottom - strip.top, queries.size[1], device=feat_BDhw.device)
+                with torch.autocast(feat_BDhw.device.type, enabled=False):
+                    projected = conv3x3_rows(feat_BDhw[b], kernel, bias, strip)
                     table = torch.cat([projected, rel_weight])  # rel multiplies the last two rows
                     for r, c in blocks(strip, queries.size[1], block_pixels(table)):
-                        rgb_B3HW[b, :, r, c] = _decode_block(table, tail, strip.first, places, r, c)
-        return rgb_B3HW
+                        inside = slice(r.start - strip.top, r.stop - strip.top)
+                        rgb_3RW[:, inside, c] = _decode_block(table, tail, strip.first, places, r, c)
+                if self.config.skip == "bilinear":
+                    rgb_3RW += bilinear_rows(image_B3hw[b, None], queries.size, strip.top, strip.bottom)[0]
+                yield Rows(b, strip.top, rgb_3RW)
 
     def _tail(self, width: int, dtype: torch.dtype) -> list[FastLinear]:
         """All layers after the first, ready to be applied to many blocks."""

@@ -7,6 +7,7 @@ Z_cj = sum of features times W_cj, and a pixel is sum_j h_j Z_cj + Z_c0: no filt
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysr.decoders.grid import block_pixels, blocks, conv3x3_rows, strip_rows, strips
+from anysr.decoders.grid import Rows, Strip, assemble, block_pixels, blocks, conv3x3_rows, strip_rows, strips
 from anysr.geometry import GridQueries, Pair, PointQueries, Queries, axis_containing, pixel_centres
 from anysr.slimmable import SlimLinear, prefix
 
@@ -73,7 +74,8 @@ class MetaSr(nn.Module):
         if torch.is_grad_enabled():
             points = queries.as_points(feat_BDhw.shape[0], feat_BDhw.device)
             return queries.as_image(self._decode_points(feat_BDhw, points, width))
-        return self._decode_grid(feat_BDhw, queries, width)
+        rows = self.rows(feat_BDhw, image_B3hw, queries, width)
+        return assemble(rows, len(feat_BDhw), queries.size, feat_BDhw.device)
 
     def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image, of the textbook form (a filter for every pixel)."""
@@ -109,30 +111,36 @@ class MetaSr(nn.Module):
         rel_Q2 = torch.stack([ys.rel, xs.rel], dim=-1).view(-1, 2).to(table.dtype)
         return _combine(z_QR, torch.relu(F.linear(rel_Q2, weight, bias))).view(batch, -1, 3)
 
-    def _decode_grid(self, feat_BDhw: Tensor, queries: GridQueries, width: int) -> Tensor:
-        """Grid indices and offsets depend on the row or the column alone."""
+    def rows(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: GridQueries, width: int) -> Iterator[Rows]:
+        """The answer for a grid strip by strip, without gradients.
+
+        Indices and offsets depend on the row or the column alone.
+        """
         batch, _, rows, cols = feat_BDhw.shape
         dtype, device = feat_BDhw.dtype, feat_BDhw.device
         ys = axis_containing(pixel_centres(queries.size[0], device), queries.cell[0], rows)
         xs = axis_containing(pixel_centres(queries.size[1], device), queries.cell[1], cols)
         weight, bias = (t.float() for t in self._hidden_parts((rows, cols), queries.cell, width))
         if _is_periodic(ys.index, rows) and _is_periodic(xs.index, cols):
-            return self._decode_whole_scale(feat_BDhw, queries, weight, bias)
+            yield from self._whole_scale_rows(feat_BDhw, queries, ys.index, weight, bias)
+            return
         by_row_HJ, by_col_WJ = ys.rel[:, None] * weight[:, 0] + bias, xs.rel[:, None] * weight[:, 1]
         kernel = self._kernel(width).to(dtype)
-        rgb_B3HW = torch.empty(batch, 3, *queries.size, device=device)
-        with torch.autocast(device.type, enabled=False):
-            for strip in strips(ys.index[None], strip_rows(feat_BDhw, cols * kernel.shape[0] * dtype.itemsize)):
-                for b in range(batch):
-                    table = conv3x3_rows(feat_BDhw[b].to(dtype), kernel, None, strip)
+        for strip in strips(ys.index[None], strip_rows(feat_BDhw, cols * kernel.shape[0] * dtype.itemsize)):
+            for b in range(batch):
+                rgb_3RW = torch.empty(3, strip.bottom - strip.top, queries.size[1], device=device)
+                with torch.autocast(device.type, enabled=False):
+                    table = conv3x3_rows(feat_BDhw[b], kernel, None, strip)
                     for r, c in blocks(strip, queries.size[1], block_pixels(table)):
                         index = (ys.index[r, None] - strip.first) * cols + xs.index[c]
                         hidden = torch.relu_(by_row_HJ[r, None] + by_col_WJ[c]).view(-1, width).to(dtype)
                         rgb = _combine(table.index_select(0, index.view(-1)), hidden)
-                        rgb_B3HW[b, :, r, c] = rgb.t().view(3, *index.shape)
-        return rgb_B3HW
+                        rgb_3RW[:, r.start - strip.top : r.stop - strip.top, c] = rgb.t().view(3, *index.shape)
+                yield Rows(b, strip.top, rgb_3RW)
 
-    def _decode_whole_scale(self, feat_BDhw: Tensor, queries: GridQueries, weight: Tensor, bias: Tensor) -> Tensor:
+    def _whole_scale_rows(
+        self, feat_BDhw: Tensor, queries: GridQueries, row_H: Tensor, weight: Tensor, bias: Tensor
+    ) -> Iterator[Rows]:
         """At whole factors the few filters repeat from LR pixel to LR pixel: one convolution, shuffled."""
         size, (rows, cols) = queries.size, feat_BDhw.shape[-2:]
         times = size[0] // rows, size[1] // cols
@@ -140,8 +148,17 @@ class MetaSr(nn.Module):
         hidden_PJ = torch.relu(F.linear(rel, weight, bias)).to(feat_BDhw.dtype)
         kernel = self._kernel(hidden_PJ.shape[1]).view(3, -1, 9 * self.feat_channels)
         kernel = hidden_PJ @ kernel[:, :-1] + kernel[:, -1:]
-        phases = F.conv2d(feat_BDhw, kernel.view(-1, self.feat_channels, 3, 3), padding=1).float()
-        return phases.view(-1, 3, *times, rows, cols).permute(0, 1, 4, 2, 5, 3).reshape(-1, 3, *size)
+        kernel = kernel.view(-1, self.feat_channels, 3, 3).to(feat_BDhw.dtype)
+        for strip in strips(row_H[None], strip_rows(feat_BDhw, 4 * kernel.shape[0] * cols)):
+            for b in range(len(feat_BDhw)):
+                yield Rows(b, strip.top, self._shuffled(feat_BDhw[b], kernel, times, strip))
+
+    def _shuffled(self, feat_Dhw: Tensor, kernel: Tensor, times: tuple[int, int], strip: Strip) -> Tensor:
+        cols = feat_Dhw.shape[2]
+        with torch.autocast(feat_Dhw.device.type, enabled=False):
+            phases = conv3x3_rows(feat_Dhw, kernel, None, strip).float()
+        by_phase = phases.view(-1, cols, 3, *times).permute(2, 0, 3, 1, 4)
+        return by_phase.reshape(3, -1, cols * times[1])
 
 
 def _is_periodic(index: Tensor, num_pixels: int) -> bool:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysr.fixed_scale import check_factor, in_strips, pick_pixels
-from anysr.geometry import PointQueries, Queries
+from anysr.decoders.grid import Rows
+from anysr.fixed_scale import answer, by_image, check_factor, in_strips
+from anysr.geometry import GridQueries, Queries
 from anysr.slimmable import SlimConv2d
 
 _BLOCK_PIXELS = 262144  # HR pixels a strip; bounds the memory
@@ -66,12 +68,18 @@ class PixelShuffle(nn.Module):
         Raises:
             ValueError: the queries are not those of an image ``config.factor`` times as large.
         """
+        return answer(self._strips(feat_BDhw, queries), queries)
+
+    def rows(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: GridQueries, width: int) -> Iterator[Rows]:
+        """The answer for a grid strip by strip."""
+        return by_image(self._strips(feat_BDhw, queries))
+
+    def _strips(self, feat_BDhw: Tensor, queries: Queries) -> Iterator[tuple[int, Tensor]]:
         height, columns = feat_BDhw.shape[-2:]
         check_factor((height, columns), queries.size, self.config.factor)
         rows = max(8, _BLOCK_PIXELS // (columns * self.config.factor**2))
         # A row of output sees 1 + 1/2 + 1/4 rows of the features on either side.
-        rgb = in_strips(feat_BDhw, self._enlarge, self.config.factor, rows, halo=2).float()
-        return pick_pixels(rgb, queries) if isinstance(queries, PointQueries) else rgb
+        return in_strips(feat_BDhw, self._enlarge, self.config.factor, rows, halo=2)
 
     def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image."""
@@ -87,4 +95,4 @@ class PixelShuffle(nn.Module):
     def _enlarge(self, feat_BDhw: Tensor) -> Tensor:
         for factor, conv in zip(self.config.stages, self.stages, strict=True):
             feat_BDhw = F.pixel_shuffle(conv(feat_BDhw), factor)
-        return self.tail(feat_BDhw)
+        return self.tail(feat_BDhw).float()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from anysr.decoders.corner_lift import CornerGrid, CornerLift, LiftedBlock, LiftedBlocks
 from anysr.decoders.galerkin import Galerkin, Moments, PreparedMix
-from anysr.decoders.grid import CORNERS
+from anysr.decoders.grid import CORNERS, Rows, assemble
 from anysr.fast_linear import FastLinear
 from anysr.geometry import (
     GridQueries,
@@ -27,6 +27,7 @@ from anysr.geometry import (
     Queries,
     axis_corners,
     bilinear,
+    bilinear_rows,
     ensemble_weights,
 )
 from anysr.slimmable import SlimConv2d, prefix
@@ -107,7 +108,8 @@ class Srno(nn.Module):
             points = queries.as_points(feat_BDhw.shape[0], feat_BDhw.device)
             rgb = queries.as_image(self._decode_points(feat_BDhw, points, width))
         else:
-            rgb = torch.stack([self._decode_grid(feat_Dhw, queries, width) for feat_Dhw in feat_BDhw])
+            rows = self.rows(feat_BDhw, image_B3hw, queries, width)
+            return assemble(rows, len(feat_BDhw), queries.size, feat_BDhw.device)
         return rgb + bilinear(image_B3hw, queries)
 
     def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
@@ -160,10 +162,18 @@ class Srno(nn.Module):
         weight = torch.cat([feat_weight.flatten(1), rel_weight], dim=1)
         return F.linear(torch.cat(columns, dim=-1), weight, bias)
 
-    def _decode_grid(self, feat_Dhw: Tensor, queries: GridQueries, width: int) -> Tensor:
-        """One image, (3, H, W): a pass for each attention layer's means, then one for the answer."""
+    def rows(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: GridQueries, width: int) -> Iterator[Rows]:
+        """The answer for a grid strip by strip, without gradients.
+
+        For each image a pass for each attention layer's means, then one for the answer.
+        """
+        for b, feat_Dhw in enumerate(feat_BDhw):
+            for top, rgb_3RW in self._image_rows(feat_Dhw, queries, width):
+                skip = bilinear_rows(image_B3hw[b, None], queries.size, top, top + rgb_3RW.shape[1])
+                yield Rows(b, top, rgb_3RW.add_(skip[0]))
+
+    def _image_rows(self, feat_Dhw: Tensor, queries: GridQueries, width: int) -> Iterator[tuple[int, Tensor]]:
         dtype = feat_Dhw.dtype
-        rgb_3HW = torch.empty(3, *queries.size, device=feat_Dhw.device)
         with torch.autocast(feat_Dhw.device.type, enabled=False):
             grid = CornerGrid.over(feat_Dhw, queries.size)
             lift = CornerLift.on(grid, *self._lift_parts(grid.lr_size, queries.cell, width))
@@ -175,9 +185,17 @@ class Srno(nn.Module):
                 states.mixes.append(block.mix(total, width).prepared(dtype))
             (w1, b1), (w2, b2) = _flat(self.fc1, width, width), _flat(self.fc2, width, 3)
             fc1, fc2 = FastLinear(w1.to(dtype), b1.to(dtype), "gelu"), FastLinear(w2.to(dtype), b2.to(dtype))
-            for block_of, x_QK in states.walk(keep=False):
-                rgb_3HW[:, block_of.rows, block_of.cols] = _as_image(fc2(fc1(x_QK)), block_of)
-        return rgb_3HW
+        strip, rgb_3RW = None, torch.empty(0)
+        for block_of, x_QK in states.walk(keep=False):
+            if block_of.strip != strip:
+                if strip is not None:
+                    yield strip.top, rgb_3RW
+                strip = block_of.strip
+                rgb_3RW = torch.empty(3, strip.bottom - strip.top, queries.size[1], device=feat_Dhw.device)
+            inside = slice(block_of.rows.start - strip.top, block_of.rows.stop - strip.top)
+            rgb_3RW[:, inside, block_of.cols] = _as_image(fc2(fc1(x_QK)), block_of)
+        assert strip is not None
+        yield strip.top, rgb_3RW
 
 
 class _HiddenStates:

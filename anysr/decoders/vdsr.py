@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -10,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysr.fixed_scale import in_strips, luma, pick_pixels
-from anysr.geometry import PointQueries, Queries
+from anysr.decoders.grid import Rows
+from anysr.fixed_scale import answer, by_image, in_strips, luma
+from anysr.geometry import GridQueries, Queries
 from anysr.slimmable import SlimConv2d
 
 # HR pixels a strip: large, since each strip is computed with as many more rows as there are layers.
@@ -69,13 +71,16 @@ class Vdsr(nn.Module):
 
         Points are answered by the pixel that they lie in, from the whole image.
         """
+        return answer(self._strips(image_B3hw, queries, width), queries)
+
+    def rows(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: GridQueries, width: int) -> Iterator[Rows]:
+        """The answer for a grid strip by strip."""
+        return by_image(self._strips(image_B3hw, queries, width))
+
+    def _strips(self, image_B3hw: Tensor, queries: Queries, width: int) -> Iterator[tuple[int, Tensor]]:
         enlarged = bicubic(image_B3hw, queries.size)
-        given = luma(enlarged) if self.config.colours == 1 else enlarged
         rows = max(64, _BLOCK_PIXELS // queries.size[1])
-        # On the luma the one channel of difference goes to all three colours, which leaves Cb and Cr alone.
-        rgb = enlarged + in_strips(given, lambda x: self._difference(x, width), 1, rows, self.config.num_layers)
-        rgb = rgb.float()
-        return pick_pixels(rgb, queries) if isinstance(queries, PointQueries) else rgb
+        return in_strips(enlarged, lambda x: self._sharpened(x, width), 1, rows, self.config.num_layers)
 
     def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image."""
@@ -83,6 +88,11 @@ class Vdsr(nn.Module):
         return size[0] * size[1] * 9 * per_pixel
 
     executed_macs = macs
+
+    def _sharpened(self, enlarged_B3HW: Tensor, width: int) -> Tensor:
+        given = luma(enlarged_B3HW) if self.config.colours == 1 else enlarged_B3HW
+        # On the luma the one channel of difference goes to all three colours, which leaves Cb and Cr alone.
+        return (enlarged_B3HW + self._difference(given.to(self.layers[0].weight.dtype), width)).float()
 
     def _difference(self, x_BCHW: Tensor, width: int) -> Tensor:
         for layer in self.layers[:-1]:

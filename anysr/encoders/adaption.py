@@ -6,11 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anysr.encoders.tiles import Tile, even, sweep
 from anysr.geometry import Pair
 
 NUM_EXPERTS = 4
 _MASK_CHANNELS = 16
 _ROUTING_HIDDEN = 64
+# How far the mask looks, at least: 1 + 2 (1 + 1 + 1) + 1 pixels and one of its pairs; even, so that pairs stay pairs.
+_HALO = 10
 
 
 class ScaleAdaption(nn.Module):
@@ -42,6 +45,10 @@ class ScaleAdaption(nn.Module):
         weights_E = self.routing(self.experts.new_tensor([1 / scale[0], 1 / scale[1]]))
         kernel = torch.tensordot(weights_E.to(self.experts.dtype), self.experts, dims=1)
         return x_BCHW + self.mask(x_BCHW) * F.conv2d(x_BCHW, kernel, padding=1)
+
+    def in_tiles(self, x_1Chw: Tensor, scale: Pair, tile: Tile) -> None:
+        """The same in place, window by window."""
+        sweep(x_1Chw, lambda x, _: self(x, scale), even(tile), _HALO)
 
     def mask(self, x_BCHW: Tensor) -> Tensor:
         """(B, 1, H, W) in (0, 1): where the features depend on the scale."""

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.encoders.adaption import ScaleAdaption, make_adaptions
+from anysr.encoders.tiles import Tile, new_map, sweep
 from anysr.geometry import Pair
-from anysr.interweave import Interweave, InterweaveConfig, gated_conv3x3
+from anysr.interweave import Interweave, InterweaveConfig, gated_conv3x3, gated_weights
 from anysr.slimmable import SlimConv2d
 
 
@@ -63,8 +65,15 @@ class EdsrBlock(nn.Module):
         self.gate = None if interweave is None else Interweave(config.slim_channels, 2 * config.channels, interweave)
 
     def forward(self, x_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
-        branch = gated_conv3x3(self.conv1, self.gate, x_BCHW, scale, width)
-        branch = self.conv2(torch.relu_(branch))
+        return self._finish(x_BCHW, gated_conv3x3(self.conv1, self.gate, x_BCHW, scale, width))
+
+    def in_tiles(self, x_1Chw: Tensor, scale: Pair, width: int, tile: Tile) -> None:
+        """The same in place, window by window."""
+        weight, bias = gated_weights(self.conv1, self.gate, x_1Chw, scale, width)
+        sweep(x_1Chw, lambda x, _: self._finish(x, F.conv2d(x, weight, bias, padding=1)), tile, halo=2)
+
+    def _finish(self, x_BCHW: Tensor, branch_BKHW: Tensor) -> Tensor:
+        branch = self.conv2(torch.relu_(branch_BKHW))
         return x_BCHW + (branch if self.residual_scale == 1 else branch * self.residual_scale)
 
 
@@ -98,6 +107,21 @@ class Edsr(nn.Module):
             if self.config.adapt_every and i % self.config.adapt_every == 0:
                 deep = self.adaptions[i // self.config.adapt_every - 1](deep, scale)
         return shallow + self.tail(deep)
+
+    def in_tiles(self, image_13hw: Tensor, scale: Pair, width: int, tile: Tile) -> Tensor:
+        """The features of one image, computed in windows of ``tile`` pixels; see ``encoders/tiles.py``."""
+        deep = new_map(self.out_channels, image_13hw)
+        sweep(image_13hw, lambda image, _: self.head(image), tile, halo=1, out=[deep])
+        for i, block in enumerate(self.blocks, 1):
+            block.in_tiles(deep, scale, width, tile)
+            if self.config.adapt_every and i % self.config.adapt_every == 0:
+                self.adaptions[i // self.config.adapt_every - 1].in_tiles(deep, scale, tile)
+        sweep(deep, lambda x, at: self.head(at.of(image_13hw)) + self.tail(x), tile, halo=1)
+        return deep
+
+    def window_channels(self, width: int) -> int:
+        """Channels held at once for each pixel that is being computed."""
+        return 2 * (self.config.channels + width)
 
     def macs(self, lr_size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image of h x w."""

@@ -6,11 +6,13 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.encoders.adaption import ScaleAdaption, make_adaptions
+from anysr.encoders.tiles import Tile, new_map, sweep
 from anysr.geometry import Pair
-from anysr.interweave import Interweave, InterweaveConfig, gated_conv3x3
+from anysr.interweave import Interweave, InterweaveConfig, gated_conv3x3, gated_weights
 from anysr.slimmable import SlimConv2d
 
 
@@ -64,8 +66,12 @@ class ChannelAttention(nn.Module):
         self.excite = SlimConv2d(channels // reduction, channels, 1)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        return x_BCHW * self.factors(x_BCHW)
+
+    def factors(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, 1, 1) in (0, 1), from the whole image's features."""
         pooled = x_BCHW.mean(dim=(2, 3), keepdim=True)
-        return x_BCHW * torch.sigmoid(self.excite(torch.relu(self.squeeze(pooled))))
+        return torch.sigmoid(self.excite(torch.relu(self.squeeze(pooled))))
 
 
 class RcanBlock(nn.Module):
@@ -82,6 +88,16 @@ class RcanBlock(nn.Module):
         branch = gated_conv3x3(self.conv1, self.gate, x_BCHW, scale, width)
         return x_BCHW + self.attention(self.conv2(torch.relu_(branch)))
 
+    def in_tiles(self, x_1Chw: Tensor, branch_1Chw: Tensor, scale: Pair, width: int, tile: Tile) -> None:
+        """The same in place, window by window; the branch needs a map of its own, for its means."""
+        weight, bias = gated_weights(self.conv1, self.gate, x_1Chw, scale, width)
+
+        def branch(x: Tensor, _: object) -> Tensor:
+            return self.conv2(torch.relu_(F.conv2d(x, weight, bias, padding=1)))
+
+        sweep(x_1Chw, branch, tile, halo=2, out=[branch_1Chw])
+        x_1Chw.addcmul_(branch_1Chw, self.attention.factors(branch_1Chw))
+
 
 class RcanGroup(nn.Module):
     """Blocks and a convolution, plus the input."""
@@ -97,6 +113,14 @@ class RcanGroup(nn.Module):
         for block in self.blocks:
             deep = block(deep, scale, width)
         return x_BCHW + self.tail(deep)
+
+    def in_tiles(self, x_1Chw: Tensor, spare: tuple[Tensor, Tensor], scale: Pair, width: int, tile: Tile) -> None:
+        """The same in place, window by window, with two more maps to write on."""
+        given, branch = spare
+        given.copy_(x_1Chw)
+        for block in self.blocks:
+            block.in_tiles(x_1Chw, branch, scale, width, tile)
+        sweep(x_1Chw, lambda x, at: at.of(given) + self.tail(x), tile, halo=1)
 
 
 class Rcan(nn.Module):
@@ -129,6 +153,21 @@ class Rcan(nn.Module):
             if self.config.adapt_every and i % self.config.adapt_every == 0:
                 deep = self.adaptions[i // self.config.adapt_every - 1](deep, scale)
         return shallow + self.tail(deep)
+
+    def in_tiles(self, image_13hw: Tensor, scale: Pair, width: int, tile: Tile) -> Tensor:
+        """The features of one image, computed in windows of ``tile`` pixels; see ``encoders/tiles.py``."""
+        deep, *spare = (new_map(self.out_channels, image_13hw) for _ in range(3))
+        sweep(image_13hw, lambda image, _: self.head(image), tile, halo=1, out=[deep])
+        for i, group in enumerate(self.groups, 1):
+            group.in_tiles(deep, (spare[0], spare[1]), scale, width, tile)
+            if self.config.adapt_every and i % self.config.adapt_every == 0:
+                self.adaptions[i // self.config.adapt_every - 1].in_tiles(deep, scale, tile)
+        sweep(deep, lambda x, at: self.head(at.of(image_13hw)) + self.tail(x), tile, halo=1)
+        return deep
+
+    def window_channels(self, width: int) -> int:
+        """Channels held at once for each pixel that is being computed."""
+        return 2 * (self.config.channels + width)
 
     def macs(self, lr_size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image of h x w."""

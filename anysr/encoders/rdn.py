@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.encoders.adaption import ScaleAdaption, make_adaptions
+from anysr.encoders.tiles import Tile, Window, new_map, sweep
 from anysr.geometry import Pair
 from anysr.interweave import Interweave, InterweaveConfig, one_by_one
 from anysr.slimmable import SegmentConv2d, SlimConv2d
@@ -87,13 +88,28 @@ class DenseBlock(nn.Module):
         self.gate = None if interweave is None else Interweave(gated, 4 * config.growth, interweave)
 
     def forward(self, x_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
-        sizes = self.config.segments(width)
-        dense = x_BCHW
-        for i, conv in enumerate(self.convs):
-            dense = torch.cat([dense, torch.relu_(conv(dense, sizes[: i + 1], sizes[i + 1]))], dim=1)
+        dense = self._dense(x_BCHW, width)
         if self.gate is None:
-            return x_BCHW + self.fusion(dense, sizes)
+            return x_BCHW + self.fusion(dense, self.config.segments(width))
         return x_BCHW + self._fuse_gated(dense, scale, width)
+
+    def in_tiles(self, x_1Chw: Tensor, scale: Pair, width: int, tile: Tile) -> None:
+        """The same in place, window by window; gated channels are kept, and fused once their means are known."""
+        weight, bias = self.fusion.narrow_weight(self.config.segments(width), None), self.fusion.bias
+        halo = self.config.num_convs
+        if self.gate is None:
+            sweep(x_1Chw, lambda x, _: x + F.conv2d(self._dense(x, width), weight, bias), tile, halo)
+            return
+        first = self._first_gated(width)
+        last = new_map(weight.shape[1] - first, x_1Chw)
+
+        def partly_fused(x: Tensor, _: Window) -> Tensor:
+            dense = self._dense(x, width)
+            return torch.cat([x + F.conv2d(dense[:, :first], weight[:, :first], bias), dense[:, first:]], dim=1)
+
+        sweep(x_1Chw, partly_fused, tile, halo, out=[x_1Chw, last])
+        gated = weight[:, first:] * self._gate(last, scale, width)
+        sweep(x_1Chw, lambda x, at: x + F.conv2d(at.of(last), gated), tile, halo=0)
 
     def macs(self, pixels: int, width: int) -> int:
         """Multiply-adds of one image."""
@@ -106,6 +122,14 @@ class DenseBlock(nn.Module):
             2 * (width if self.config.columns == "prefix" else self.config.growth)
         )
 
+    def _dense(self, x_BCHW: Tensor, width: int) -> Tensor:
+        """The input and all convolutions' outputs."""
+        sizes = self.config.segments(width)
+        dense = x_BCHW
+        for i, conv in enumerate(self.convs):
+            dense = torch.cat([dense, torch.relu_(conv(dense, sizes[: i + 1], sizes[i + 1]))], dim=1)
+        return dense
+
     def _first_gated(self, width: int) -> int:
         sizes = self.config.segments(width)
         if self.config.columns == "own":
@@ -117,11 +141,7 @@ class DenseBlock(nn.Module):
         assert self.gate is not None
         sizes, first = self.config.segments(width), self._first_gated(width)
         last = dense_BCHW[:, first:]
-        gate = (
-            self.gate(last.mean(dim=(2, 3)), scale)
-            if self.config.columns == "prefix"
-            else self._own_gate(last, scale, width)
-        )
+        gate = self._gate(last, scale, width)
         if torch.is_grad_enabled():
             return self.fusion(torch.cat([dense_BCHW[:, :first], last * gate], dim=1), sizes)
         weight = self.fusion.narrow_weight(sizes, None)
@@ -130,9 +150,11 @@ class DenseBlock(nn.Module):
         fused = [F.conv2d(x, weight * a, self.fusion.bias) for x, a in images]
         return fused[0] if len(fused) == 1 else torch.cat(fused)
 
-    def _own_gate(self, last_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
+    def _gate(self, last_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
         assert self.gate is not None
         pooled_BC = last_BCHW.mean(dim=(2, 3))
+        if self.config.columns == "prefix":
+            return self.gate(pooled_BC, scale)
         absent = pooled_BC.new_zeros(len(pooled_BC), self.config.growth - width)
         gate = self.gate(torch.cat([pooled_BC[:, :width], absent, pooled_BC[:, width:]], dim=1), scale)
         return torch.cat([gate[:, :width], gate[:, self.config.growth :]], dim=1)
@@ -173,6 +195,28 @@ class Rdn(nn.Module):
                 deep = self.adaptions[i // self.config.adapt_every - 1](deep, scale)
             fused = fused + F.conv2d(deep, weights[i - 1], bias if i == 1 else None)
         return shallow + self.tail(fused)
+
+    def in_tiles(self, image_13hw: Tensor, scale: Pair, width: int, tile: Tile) -> Tensor:
+        """The features of one image, computed in windows of ``tile`` pixels; see ``encoders/tiles.py``."""
+        deep, fused = (new_map(self.out_channels, image_13hw) for _ in range(2))
+        sweep(image_13hw, lambda image, _: self.head2(self.head(image)), tile, halo=2, out=[deep])
+        assert self.fusion.bias is not None
+        fused.copy_(self.fusion.bias.view(1, -1, 1, 1))
+        weights = self.fusion.weight.split_with_sizes([self.config.channels] * self.config.num_blocks, 1)
+        for i, (block, weight) in enumerate(zip(self.blocks, weights, strict=True), 1):
+            block.in_tiles(deep, scale, width, tile)
+            if self.config.adapt_every and i % self.config.adapt_every == 0:
+                self.adaptions[i // self.config.adapt_every - 1].in_tiles(deep, scale, tile)
+            self._accumulate(fused, deep, weight, tile)
+        sweep(fused, lambda x, at: self.head(at.of(image_13hw)) + self.tail(x), tile, halo=1)
+        return fused
+
+    def _accumulate(self, fused_1Chw: Tensor, deep_1Chw: Tensor, weight: Tensor, tile: Tile) -> None:
+        sweep(fused_1Chw, lambda x, at: x + F.conv2d(at.of(deep_1Chw), weight), tile, halo=0)
+
+    def window_channels(self, width: int) -> int:
+        """Channels held at once for each pixel that is being computed."""
+        return 2 * sum(self.config.segments(width)) + self.config.channels
 
     def macs(self, lr_size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image of h x w."""

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from anysr.encoders.tiles import Tile
 from anysr.geometry import Pair
 from anysr.interweave import InterweaveConfig
 
@@ -43,6 +44,14 @@ class Rgb(nn.Module):
     def forward(self, image_B3HW: Tensor, scale: Pair, width: int) -> Tensor:
         """The image in the network's colour range, (B, 3, h, w)."""
         return image_B3HW
+
+    def in_tiles(self, image_13hw: Tensor, scale: Pair, width: int, tile: Tile) -> Tensor:
+        """The image."""
+        return image_13hw
+
+    def window_channels(self, width: int) -> int:
+        """Nothing is computed."""
+        return 0
 
     def macs(self, lr_size: tuple[int, int], width: int) -> int:
         """Nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,16 +25,18 @@ RESIZERS: dict[str, Resizer] = {"pil": resize_bicubic, "matlab": matlab_bicubic}
 
 
 def luma_8_bits(pixels: Pixels) -> npt.NDArray[np.float64]:
-    """BT.601 luma, 16 ... 235 rounded to whole numbers, as a grey (H, W, 3) image of doubles."""
+    """BT.601 luma, 16 ... 235 rounded to whole numbers, as (H, W, 1) doubles."""
     luma = pixels @ np.array([65.481, 128.553, 24.966]) / 255 + 16
-    return np.repeat(np.floor(luma + 0.5)[..., None], 3, axis=2)
+    return np.floor(luma + 0.5)[..., None]
 
 
-def lr_hr_pair(hr: Pixels, scale: float | Sequence[float], resize: Resizer = resize_bicubic) -> tuple[Pixels, Pixels]:
+def lr_hr_pair(
+    hr: npt.NDArray[Any], scale: float | Sequence[float], resize: Resizer = resize_bicubic
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
     """An LR image and the part of the HR image that it shows; see :func:`pair_sizes`.
 
     Args:
-        hr: (H, W, 3).
+        hr: (H, W, C).
         scale: factor, or (s_h, s_w).
         resize: how the LR image is made.
     """

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
@@ -21,31 +21,17 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would call out at i
 from albumentations.augmentations.crops.functional import crop as cut
 from albumentations.augmentations.geometric.functional import d4
 
-from anysr.config import SubnetConfig
 from anysr.geometry import pixel_centres
 from pipeline.config import TrainingConfig
+from pipeline.data.degradations import degraded
 from pipeline.data.degrade import resize_bicubic
+from pipeline.data.draws import Draw, ScaleGroupSampler
 from pipeline.data.photo_map import PhotoMap
 from pipeline.data.photos import Pixels
 
-# Independent random streams of one seed.
-_GROUP_STREAM, _CROP_STREAM, _ORDER_STREAM = 0, 1, 2
+# Independent random streams of one seed; stream 0 draws scale groups.
+_CROP_STREAM, _ORDER_STREAM = 1, 2
 _SYMMETRIES: tuple[Any, ...] = ("e", "r90", "r180", "r270", "v", "hvt", "h", "t")
-
-
-@dataclass(frozen=True)
-class Draw:
-    """What a step trains, the same on every worker.
-
-    Attributes:
-        group: index of the scale group.
-        scale: one scale for the whole batch, inside the group.
-        full_width: train the full network instead of the group's own subnet.
-    """
-
-    group: int
-    scale: float
-    full_width: bool
 
 
 @dataclass(frozen=True)
@@ -68,31 +54,10 @@ class Batch:
     hr_px: int
     names: tuple[str, ...]
 
-
-class ScaleGroupSampler:
-    """Draws one group, and one scale inside it, per step."""
-
-    def __init__(
-        self,
-        groups: Sequence[SubnetConfig],
-        weights: Sequence[float] | None,
-        full_width_probability: float,
-        seed: int,
-        factor: int | None = None,
-    ) -> None:
-        self._groups = groups
-        self._factor = factor
-        given = np.asarray(weights if weights is not None else [1.0] * len(groups))
-        self._probabilities = given / given.sum()
-        self._full_width_probability = full_width_probability
-        self._seed = seed
-
-    def draw(self, step: int) -> Draw:
-        """The draw of a step, whatever was drawn before."""
-        rng = np.random.default_rng((self._seed, _GROUP_STREAM, step))
-        group = int(rng.choice(len(self._groups), p=self._probabilities))
-        scale = float(self._factor or rng.uniform(*self._groups[group].scales))
-        return Draw(group, scale, bool(rng.random() < self._full_width_probability))
+    def to(self, device: torch.device) -> Batch:
+        """The same with its tensors on a device."""
+        lr, coord, target = (t.to(device, non_blocking=True) for t in (self.lr, self.coord, self.target))
+        return replace(self, lr=lr, coord=coord, target=target)
 
 
 class StepBatches(Dataset[Batch]):
@@ -101,18 +66,13 @@ class StepBatches(Dataset[Batch]):
     def __init__(self, photos: PhotoMap, config: TrainingConfig, rank: int = 0, world_size: int = 1) -> None:
         self._photos = photos
         self._crop_px = config.data.lr_crop_px
+        self._degradation = config.data.degradation
         self._num_queries = config.data.queries_per_crop
         self._seed = config.train.seed
         self._batch_size = config.train.batch_size
         share = self._batch_size // world_size
         self._mine = range(rank * share, (rank + 1) * share)
-        self.sampler = ScaleGroupSampler(
-            config.model.subnets,
-            config.sampling.group_weights,
-            config.sampling.full_width_probability,
-            self._seed,
-            config.factor,
-        )
+        self.sampler = ScaleGroupSampler(config)
 
     def __getitem__(self, step: int) -> Batch:
         draw = self.sampler.draw(step)
@@ -136,8 +96,10 @@ class StepBatches(Dataset[Batch]):
         top, left = (int(rng.integers(side - hr_px + 1)) for side in photo.shape[:2])
         crop = cut(photo, left, top, left + hr_px, top + hr_px)
         hr = np.ascontiguousarray(d4(crop, _SYMMETRIES[int(rng.integers(8))]))
-        lr = resize_bicubic(hr, (self._crop_px, self._crop_px))
         chosen = rng.choice(hr_px * hr_px, self._num_queries, replace=False, shuffle=False)
+        # Last, because each fault draws as much as it needs.
+        seen = degraded(hr, self._degradation, rng) if self._degradation.is_on else hr
+        lr = resize_bicubic(seen, (self._crop_px, self._crop_px))
         return lr, chosen, hr.reshape(-1, 3).take(chosen, axis=0), self._photos.names[number]
 
     def _photo(self, position: int) -> int:

@@ -9,7 +9,7 @@ scale, and cut each axis by its own factor. The HR image is cropped the same way
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch import Tensor
@@ -35,15 +35,12 @@ class ScoringProtocol:
         channel: BT.601 luma, or all of RGB.
         border_rule: pixels cut off each side of an axis, from that axis' scale; "scale" rounds up.
         rounded: RGB rounded to 8 bits before anything else; otherwise clamped floats.
-        luma_first: the HR image is replaced by its 8-bit luma as a grey image, and never rounded
-            again before it is enlarged.
     """
 
     name: str
     channel: Channel
     border_rule: Literal["scale", "scale + 6", "floor(scale) + 1", "ceil(scale)"]
     rounded: bool = False
-    luma_first: bool = False
 
     def border(self, scale: Scale) -> tuple[int, int]:
         """Pixels cut off (top and bottom, left and right)."""
@@ -59,8 +56,20 @@ class ScoringProtocol:
         return ssim(sr_3HW, hr_3HW, self.border(scale), self.channel, rounded=self.rounded)
 
     def __str__(self) -> str:
-        seen = "8-bit luma as a grey image" if self.luma_first else self.channel.upper()
-        return f"{self.name}: {seen}, border = {self.border_rule}, {'8-bit' if self.rounded else 'float'}"
+        pixels = "8-bit" if self.rounded else "float"
+        return f"{self.name}: {self.channel.upper()}, border = {self.border_rule}, {pixels}"
+
+    def words(self, metric: str, on_luma: bool) -> str:
+        """How one score was made."""
+        if metric == "lpips":
+            return f"{self.name}: whole RGB image, {'8-bit' if self.rounded else 'float'}"
+        return (
+            f"{self.name}: Y of 8 bits before and after resizing, border = {self.border_rule}" if on_luma else str(self)
+        )
+
+    def of_grey(self) -> ScoringProtocol:
+        """The same for images that are luma already."""
+        return replace(self, channel="rgb")
 
 
 PROTOCOLS = {
@@ -71,8 +80,6 @@ PROTOCOLS = {
         ScoringProtocol("anysr", "y", "floor(scale) + 1"),
         ScoringProtocol("arbsr", "y", "ceil(scale)"),
         ScoringProtocol("basicsr", "y", "scale", rounded=True),
-        # How the tables from before colour networks were made, in MATLAB: their bicubic rows come out.
-        ScoringProtocol("luma8", "rgb", "scale", rounded=True, luma_first=True),
     )
 }
 

@@ -10,7 +10,7 @@ import fcntl
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 
 import pyarrow as pa
@@ -56,6 +56,7 @@ class Row(Key):
 
     Attributes:
         model: the model's name.
+        kind: "any-resource", "any-scale", "fixed x2" or "interpolation".
         scoring: the protocol in words.
         border_h: pixels cut off top and bottom.
         border_w: pixels cut off left and right.
@@ -64,6 +65,7 @@ class Row(Key):
     """
 
     model: str
+    kind: str
     scoring: str
     border_h: int
     border_w: int
@@ -76,8 +78,12 @@ class Row(Key):
         return Key(*astuple(self)[: len(Key.__dataclass_fields__)])
 
 
-_ARROW = {"str": pa.string(), "float": pa.float64(), "int": pa.int64(), "float | None": pa.float64()}
-_SCHEMA = pa.schema([(name, _ARROW[str(field.type)]) for name, field in Row.__dataclass_fields__.items()])
+_ARROW = {"str": pa.string(), "float": pa.float64(), "int": pa.int64(), "bytes": pa.binary()}
+
+
+def arrow_schema(row: type) -> pa.Schema:
+    """Of a dataclass of strings, numbers and bytes, which may be absent."""
+    return pa.schema([(field.name, _ARROW[str(field.type).removesuffix(" | None")]) for field in fields(row)])
 
 
 class RowStore:
@@ -95,6 +101,9 @@ class RowStore:
     def __getitem__(self, key: Key) -> Row:
         return self._rows[key]
 
+    def __iter__(self) -> Iterator[Key]:
+        return iter(sorted(self._rows))
+
     def add(self, rows: Iterable[Row]) -> None:
         """Keep rows, also if the process is killed right after."""
         new = list(rows)
@@ -104,11 +113,21 @@ class RowStore:
 
     def write(self) -> None:
         """All rows in the order of their keys, into the Parquet file; it appears whole or not at all."""
-        rows = [asdict(self._rows[key]) for key in sorted(self._rows)]
+        rows = [asdict(self._rows[key]) for key in self]
         partial = self.file.with_suffix(".partial")
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), partial)
+        pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(Row)), partial)
         partial.replace(self.file)
         self._journal.unlink(missing_ok=True)
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows in a folder, in the order of their keys; changes nothing there.
+
+    Raises:
+        UserError: the rows cannot be read.
+    """
+    store = RowStore(folder)
+    return [store[key] for key in store]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Scales on the command line: ``2``, ``2x3.1`` (height x width), ``1.1:4.0:0.1`` (both ends included)."""
+"""Scales on the command line: ``2``, ``2x3.1`` (height x width), ``1.1:4.0:0.1`` (both ends included), sweeps."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ from decimal import Decimal, InvalidOperation
 from pipeline.errors import UserError
 
 _MOST = 1000
+SWEEPS = {
+    "paper": ("1.1:4.0:0.1",),  # AnySR, figure 4
+    "benchmark": ("2", "3", "4"),
+    "ood": ("6", "8", "12", "18", "24", "30"),  # beyond what networks are trained for
+    "asymmetric": ("1.5x4", "4x1.5", "1.6x3.05", "3.05x1.6", "2x3.5", "3.5x2", "1.4x1.8", "3.1x3.6"),
+}
+BOUNDARIES = "boundaries"
+_STEP = Decimal("0.1")  # of the sweep whose scales lie next to a boundary
 _FORMS = "write 2, 2.5, 2x3.1 (height x width) or 1.1:4.0:0.1 (first:last:step)"
 
 
@@ -44,6 +52,35 @@ def parse_scales(texts: Sequence[str]) -> tuple[Scale, ...]:
     if not scales:
         raise UserError(f"no scale given; {_FORMS}")
     return tuple(scales)
+
+
+def named_sweeps(names: Sequence[str], edges: Sequence[float]) -> tuple[Scale, ...]:
+    """Scales of sweeps by name; "boundaries" are the scales of 0.1 steps on both sides of scale groups' edges.
+
+    Args:
+        names: of :data:`SWEEPS`, or "boundaries".
+        edges: where one scale group ends and the next starts.
+
+    Raises:
+        UserError: boundaries are asked for and there is none.
+    """
+    scales: list[Scale] = []
+    for name in names:
+        if name == BOUNDARIES:
+            if not edges:
+                raise UserError("the sweep boundaries needs a model with several scale groups; leave it out")
+            scales += [scale for edge in edges for scale in sides(edge)]
+        else:
+            scales += parse_scales(SWEEPS[name])
+    return tuple(dict.fromkeys(scales))
+
+
+def sides(edge: float) -> tuple[Scale, Scale]:
+    """The last multiple of 0.1 below a scale group's edge, and the first one that the next group serves."""
+    steps = int(Decimal(str(edge)) / _STEP)
+    upper = steps if steps * _STEP == Decimal(str(edge)) else steps + 1
+    below, above = float(max(Decimal(1), (upper - 1) * _STEP)), float(upper * _STEP)
+    return Scale(below, below), Scale(above, above)
 
 
 def _parse(text: str) -> list[Scale]:

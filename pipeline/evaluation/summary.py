@@ -17,11 +17,11 @@ def print_summary(rows: Sequence[Row], console: Console | None = None) -> None:
     """One line per suite, scale and subnet, and under the table how it was scored and what failed."""
     metrics = list(dict.fromkeys(row.metric for row in rows))
     table = Table()
-    for heading in ("suite", "scale", "subnet", "images", *metrics):
-        table.add_column(heading, justify="left" if heading == "suite" else "right")
-    groups: dict[tuple[str, str, str], list[Row]] = {}
+    for heading in ("suite", "scale", "model", "subnet", "images", *metrics):
+        table.add_column(heading, justify="left" if heading in ("suite", "model") else "right")
+    groups: dict[tuple[str, str, str, str], list[Row]] = {}
     for row in rows:
-        groups.setdefault((row.suite, _scale(row), row.subnet), []).append(row)
+        groups.setdefault((row.suite, _scale(row), row.model, row.subnet), []).append(row)
     for names, group in groups.items():
         scored = [row for row in group if row.status == OK]
         images = len({row.image for row in group})

@@ -45,7 +45,7 @@ class LocalCluster:
 
     Attributes:
         environment: what a client process needs to reach the cluster.
-        address: where other nodes join it, as host:port.
+        address: where drivers connect, with that environment, and other nodes join, as host:port.
         temporary: Ray's folder of sockets and logs.
     """
 
@@ -65,8 +65,8 @@ class LocalCluster:
         self.temporary = Path(temporary)
         ports = iter(free_ports(len(_PORTS) + len(_PORT_VARIABLES) + _WORKER_PORTS))
         named = {name: next(ports) for name in _PORTS}
-        self.address = f"127.0.0.1:{named['port']}"
         dashboard = f"http://127.0.0.1:{named['dashboard-port']}"
+        self.address = f"127.0.0.1:{named['port']}"
         self.environment = {
             "RAY_ADDRESS": dashboard,
             "RAY_AUTH_MODE": "token",

@@ -29,17 +29,23 @@ _FORWARDED = ("MLFLOW_TRACKING_URI", "ANYSR_CACHE", "ANYSR_TRACEBACK")
 
 
 def follow_job(
-    root: Path, config: Path | None, python: str, arguments: Sequence[str], environment: Mapping[str, str]
+    root: Path,
+    config: Path | None,
+    python: str,
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    script: str = "jobs/train.py",
 ) -> int:
-    """Submit ``jobs/train.py`` with arguments, stream its log and return its exit code.
+    """Submit a script with arguments, stream its log and return its exit code.
 
     Args:
         root: the repository, whose code is sent along.
         config: a configuration file to send along and use.
         python: the interpreter on the cluster.
-        arguments: passed to ``jobs/train.py``.
+        arguments: passed to the script.
         environment: what the client needs beside this process's own variables to reach a cluster
             that ends with this process; empty for a remote one, where an unfollowed job is stopped.
+        script: path below the repository's root.
     """
     with tempfile.TemporaryDirectory(prefix="anysr-job-") as stage:
         for name in _SENT:
@@ -47,7 +53,7 @@ def follow_job(
         if config is not None:
             shutil.copyfile(config, Path(stage) / "config.yaml")
             arguments = ["--config", "config.yaml", *arguments]
-        entrypoint = [python, "jobs/train.py", *arguments]
+        entrypoint = [python, script, *arguments]
         return _follow(stage, entrypoint, {**_authentication(), **os.environ, **environment}, stop=not environment)
 
 

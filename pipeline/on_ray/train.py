@@ -32,8 +32,8 @@ from pipeline.storage.transfer import exists
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.tracking.tracker import SinkSpec
 from pipeline.train.checkpoints import CHECKPOINTS
+from pipeline.train.finite import OneWorkerError
 from pipeline.train.loop import Outcome, train
-from pipeline.train.step import OneWorkerError
 
 _CONTROLLER_FAILURES = 3
 

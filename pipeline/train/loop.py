@@ -11,11 +11,12 @@ from pipeline.config import TrainingConfig
 from pipeline.data.photo_map import PhotoMap, open_photo_map
 from pipeline.data.photos import photo_folder
 from pipeline.data.samples import Batch, StepBatches, batches_from
-from pipeline.evaluate import Score, metric_values, validate
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.train.context import Progress, WorkerContext
 from pipeline.train.state import TrainState
 from pipeline.train.step import learning_rate_at, train_step
+from pipeline.train.validation import Score, metric_values, validate
+from pipeline.train.warm_start import warm_start
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
             log.restore(state.restore(folder, config))
             workers = f" with {context.world_size} workers" if context.world_size > 1 else ""
             context.show(f"resuming at step {state.step}{workers}")
+        elif config.train.init_from is not None:
+            warm_start(state.model, config.train.init_from)
+            context.show(f"starting from the weights of {config.train.init_from}")
     model = context.wrap(state.model)
     dataset = StepBatches(train_photos, config, context.rank, context.world_size)
     meter = _Meter(config, context, log, state)
@@ -56,6 +60,7 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
             _validate(state, validation_photos, config, context, log)
             meter.restart()
         if stopping or _is_due(state.step, config.train.checkpoint_every, config.train.steps):
+            state.watch.check()
             state.loss_windows = context.gather([meter.loss_window()])
             context.save_checkpoint(lambda folder: state.save(folder, config, log.pending()), state.step)
             meter.restart()
@@ -69,10 +74,11 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
 def open_photos(config: TrainingConfig) -> tuple[PhotoMap, PhotoMap]:
     """The photos to train on and to validate on, decoded."""
     data = config.data
-    smallest = config.validation.crop_px or round(4 * max(config.scales))
     return (
         open_photo_map(photo_folder(data.train, "train", data.cache, data.cache_gb), data, config.hr_crop_px),
-        open_photo_map(photo_folder(data.validation, "validation", data.cache, data.cache_gb), data, smallest),
+        open_photo_map(
+            photo_folder(data.validation, "validation", data.cache, data.cache_gb), data, config.validation_px
+        ),
     )
 
 
@@ -90,10 +96,11 @@ def _stop_requested(step: int, config: TrainingConfig, context: WorkerContext) -
 def _validate(
     state: TrainState, photos: PhotoMap, config: TrainingConfig, context: WorkerContext, log: MetricLog
 ) -> None:
+    state.watch.check()
     model = state.best_model.eval()
     scores = validate(model, photos, config, context)
     state.scores = [vars(score) for score in scores]
-    log.add(state.step, metric_values(scores, config.validation.suite))
+    log.add(state.step, metric_values(scores, config.validation))
     for score in scores:
         context.show(f"  validation at step {state.step}: {score.line()}")
 
@@ -128,6 +135,7 @@ class _Meter:
         train = self._config.train
         if not _is_due(step, train.log_every, train.steps):
             return
+        self._state.watch.check()
         mean = self._mean_loss()
         pace = (step - self._last_step) / max(self._seconds, 1e-9)
         images_per_s = pace * train.batch_size
@@ -139,7 +147,8 @@ class _Meter:
                 "train/images_per_s": images_per_s,
             },
         )
-        subnet = "full" if batch.draw.full_width else f"subnet {batch.draw.group}"
+        full = len(self._state.model.subnets) - 1
+        subnet = "+".join("full" if index == full else str(index) for index in batch.draw.subnets)
         eta = (train.steps - step) / pace
         self._context.show(Progress(step, train.steps, mean, batch.draw.scale, subnet, images_per_s, eta))
         self._last_step, self._seconds, self._losses = step, 0.0, []

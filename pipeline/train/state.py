@@ -16,6 +16,7 @@ import anysr
 from anysr import AnySR
 from pipeline.config import TrainConfig, TrainingConfig, changed_keys
 from pipeline.errors import FatalError
+from pipeline.train.finite import FiniteWatch
 
 MODEL_FILE = "model.safetensors"
 _STATE, _CONFIG = "state.pt", "config.yaml"
@@ -33,6 +34,7 @@ class TrainState:
         scores: results of the last validation.
         loss_windows: each worker's losses since the last logged mean.
         run_id: the MLflow run.
+        watch: the steps whose losses nobody has looked at yet.
     """
 
     model: AnySR
@@ -42,6 +44,7 @@ class TrainState:
     scores: list[dict[str, Any]] = field(default_factory=list)
     loss_windows: list[list[float]] = field(default_factory=list)
     run_id: str | None = None
+    watch: FiniteWatch = field(default_factory=FiniteWatch)
 
     @classmethod
     def fresh(cls, config: TrainingConfig, device: torch.device) -> TrainState:
@@ -135,6 +138,8 @@ def _decisive(values: dict[str, Any]) -> dict[str, Any]:
     """What of a configuration can change the weights."""
     decisive = {key: section for key, section in values.items() if key not in ("run", "ray", "tracking")}
     decisive["data"] = {k: v for k, v in values["data"].items() if k not in ("cache", "cache_gb", "loader_processes")}
+    # Read once, at the start: on another machine the file may lie elsewhere, or be gone.
+    decisive["train"] = values["train"] | {"init_from": Path(values["train"].get("init_from") or "").name}
     return decisive
 
 

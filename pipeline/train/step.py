@@ -12,16 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.config import TrainConfig
 from pipeline.data.samples import Batch
-from pipeline.errors import FatalError
 from pipeline.train.state import TrainState
-
-
-class NonFiniteLossError(FatalError):
-    """The loss or its gradient is not a number any more; the weights before this step are intact."""
-
-
-class OneWorkerError(NonFiniteLossError):
-    """The same, where other workers may be going on."""
 
 
 def learning_rate_at(step: int, config: TrainConfig) -> float:
@@ -32,6 +23,9 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
         done = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
         return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * cosine)
+    if config.schedule == "trapezoid":
+        left = (config.steps - step) / (config.cooldown * config.steps)
+        return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * min(1.0, left))
     if config.schedule == "multistep":
         passed = sum(step >= fraction * config.steps for fraction in config.milestones)
         return config.learning_rate * config.gamma**passed
@@ -39,30 +33,26 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
 
 
 def train_step(state: TrainState, model: nn.Module, batch: Batch, config: TrainConfig) -> Tensor:
-    """Forward, backward and update on this worker's share of a batch.
+    """Forward, backward and update on this worker's share of a batch, through each of the draw's subnets.
 
     Args:
         state: advanced by one step.
         model: ``state.model`` as the worker context wrapped it.
 
     Returns:
-        The loss of the share, a detached scalar: L1 in the networks' range [-1, 1].
+        The loss of the share, mean over the subnets, a detached scalar: L1 in the networks' range [-1, 1].
 
     Raises:
-        NonFiniteLossError: before the weights are touched.
+        NonFiniteLossError: on the CPU before the weights are touched; on a GPU ``state.watch`` tells later.
     """
-    device = next(state.model.parameters()).device
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate_at(state.step, config)
     state.optimizer.zero_grad(set_to_none=True)
-    total = torch.zeros((), device=device)
-    for part, is_last in _parts(batch, config.accumulate):
-        with _gradient_sync(model, is_last):
-            loss = _loss(model, part, device, config.precision) / config.accumulate
-            loss.backward()
-        total += loss.detach()
+    device = next(state.model.parameters()).device
+    parts = [_backward(model, part, device, config, last) for part, last in _parts(batch, config.accumulate)]
+    total = torch.stack(parts).sum()
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or math.inf)
-    _check_finite(total, norm, batch, state.step)
+    state.watch.add(total, norm, batch, state.step)
     state.optimizer.step()
     if state.ema is not None:
         state.ema.update_parameters(state.model)
@@ -70,14 +60,34 @@ def train_step(state: TrainState, model: nn.Module, batch: Batch, config: TrainC
     return total
 
 
-def _loss(model: nn.Module, batch: Batch, device: torch.device, precision: str) -> Tensor:
-    lr = batch.lr.to(device, non_blocking=True).float() / 255
-    target = batch.target.to(device, non_blocking=True).float() / 255
-    coord = batch.coord.to(device, non_blocking=True)
-    subnet = "full" if batch.draw.full_width else batch.draw.group
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        sr = model(lr, batch.draw.scale, (batch.hr_px, batch.hr_px), subnet=subnet, coord=coord)
-    return 2 * (sr.float() - target).abs().mean()
+def _backward(model: nn.Module, batch: Batch, device: torch.device, config: TrainConfig, is_last: bool) -> Tensor:
+    """Add one part's gradients, summed over the draw's subnets; the part's share of the mean loss."""
+    on_device = batch.to(device)
+    target = on_device.target.float() / 255
+    subnets = batch.draw.subnets
+    total, teacher = torch.zeros((), device=device), None
+    for subnet in subnets:
+        with _gradient_sync(model, is_last and subnet == subnets[-1]):
+            sr = _answer(model, on_device, subnet, config.precision)
+            loss = _l1(sr, target)
+            if teacher is not None and config.distillation:
+                loss = torch.lerp(loss, _l1(sr, teacher), config.distillation)
+            (loss / config.accumulate).backward()
+        teacher = sr.detach() if teacher is None else teacher
+        total += loss.detach()
+    return total / (len(subnets) * config.accumulate)
+
+
+def _answer(model: nn.Module, batch: Batch, subnet: int, precision: str) -> Tensor:
+    """(B, Q, 3) float32 in [0, 1]."""
+    lr, size = batch.lr.float() / 255, (batch.hr_px, batch.hr_px)
+    with torch.autocast(lr.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        sr: Tensor = model(lr, batch.draw.scale, size, subnet=subnet, coord=batch.coord)
+    return sr.float()
+
+
+def _l1(sr: Tensor, target: Tensor) -> Tensor:
+    return 2 * (sr - target).abs().mean()
 
 
 def _parts(batch: Batch, count: int) -> Iterator[tuple[Batch, bool]]:
@@ -91,16 +101,3 @@ def _parts(batch: Batch, count: int) -> Iterator[tuple[Batch, bool]]:
 def _gradient_sync(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:
     """Workers exchange gradients once a step, with the last part."""
     return model.no_sync() if isinstance(model, DistributedDataParallel) and not is_last else nullcontext()
-
-
-def _check_finite(loss: Tensor, norm: Tensor, batch: Batch, step: int) -> None:
-    if torch.isfinite(loss) and torch.isfinite(norm):
-        return
-    # The norm is the same on every worker; the loss is this worker's own, and L1 has no gradient where it is
-    # no number, so the others may not have noticed.
-    kind = OneWorkerError if torch.isfinite(norm) else NonFiniteLossError
-    raise kind(
-        f"the loss is {loss.item():g} and its gradient's norm {norm.item():g} at step {step} (group "
-        f"{batch.draw.group}, scale x{batch.draw.scale:.3f}, photos {', '.join(sorted(set(batch.names)))}); the last "
-        "checkpoint is kept: lower train.learning_rate, set train.clip_norm, or look at these photos"
-    )

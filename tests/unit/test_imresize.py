@@ -63,4 +63,4 @@ def test_sizes_of_a_pair(size, scale, lr, hr):
 def test_luma_by_hand():
     """Green: 128.553 + 16 = 144.553, rounded 145; white 235; black 16."""
     pixels = np.array([[[0, 255, 0], [255, 255, 255], [0, 0, 0]]], np.uint8)
-    assert luma_8_bits(pixels)[0].tolist() == [[145.0] * 3, [235.0] * 3, [16.0] * 3]
+    assert luma_8_bits(pixels)[0].tolist() == [[145.0], [235.0], [16.0]]

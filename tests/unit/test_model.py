@@ -106,6 +106,47 @@ def test_save_and_load_keep_answers_and_configuration(tmp_path):
     assert torch.equal(loaded(lr, 2.2), model(lr, 2.2))
 
 
+@torch.no_grad()
+def test_half_storage_is_half_the_file_and_float32_again_when_read(tmp_path):
+    model, lr = small_model(), torch.rand(1, 3, 6, 6)
+    anysr.save(model, tmp_path / "m.safetensors")
+    anysr.save(model, tmp_path / "h.safetensors", half=True)
+    loaded = anysr.load(tmp_path / "h.safetensors")
+    for name, tensor in loaded.state_dict().items():
+        assert tensor.dtype == torch.float32
+        assert torch.equal(tensor, model.state_dict()[name].half().float())
+    torch.testing.assert_close(loaded(lr, 2.2), model(lr, 2.2), atol=2e-3, rtol=0)
+    tensors = sum(2 * p.numel() for p in model.parameters())
+    sizes = [(tmp_path / name).stat().st_size for name in ("m.safetensors", "h.safetensors")]
+    assert sizes[0] - sizes[1] == pytest.approx(tensors, abs=2000)
+    model.encoder.head.weight.data[0, 0, 0, 0] = 1e5
+    with pytest.raises(ValueError, match=r"encoder\.head\.weight.*65,504"):
+        anysr.save(model, tmp_path / "h.safetensors", half=True)
+
+
+@pytest.mark.parametrize("name", anysr.list_pretrained())
+def test_networks_in_the_box_load_by_name_and_leave_their_input_alone_at_1(name):
+    model = anysr.load(name)
+    rows = torch.linspace(0, 1, 24)[:, None].expand(24, 20)
+    lr = torch.stack([rows, rows.flip(0), 0.5 + 0.3 * torch.sin(8 * rows)])[None]
+    with torch.no_grad():
+        assert (model(lr, 1.0) - lr).abs().mean() < 0.01
+        assert model(lr, 2.37).shape == (1, 3, 57, 47)
+
+
+def test_a_file_comes_before_the_box_and_an_unknown_name_is_told_what_there_is(tmp_path, monkeypatch):
+    monkeypatch.setattr("anysr.serialization._PRETRAINED", tmp_path / "box")
+    anysr.save(small_model(), tmp_path / "box" / "boxed.safetensors")
+    assert anysr.list_pretrained() == ["boxed"]
+    assert anysr.load("boxed").config == small_model().config
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "boxed").write_bytes(b"mine")
+    with pytest.raises(ValueError, match="boxed is not a readable"):
+        anysr.load("boxed")
+    with pytest.raises(FileNotFoundError, match="in the box: boxed"):
+        anysr.load("bocksed")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

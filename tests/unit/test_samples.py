@@ -5,9 +5,10 @@ from PIL import Image
 
 from anysr.config import PAPER_SUBNETS
 from anysr.geometry import pixel_centres
+from pipeline.data.draws import ScaleGroupSampler, crop_macs
 from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import photo_folder
-from pipeline.data.samples import ScaleGroupSampler, StepBatches, batches_from
+from pipeline.data.samples import StepBatches, batches_from
 from tests.tiny import tiny_config
 
 
@@ -75,11 +76,57 @@ def test_every_photo_is_used_once_per_epoch(photos):
         assert sorted(names) == sorted(photos.names)
 
 
+def sampler(*overrides):
+    return ScaleGroupSampler(tiny_config("sampling.full_width_probability=0", *overrides))
+
+
 def test_draws_keep_to_their_group_and_follow_the_weights():
-    sampler = ScaleGroupSampler(PAPER_SUBNETS, [1, 1, 1, 5], 0.6, seed=3)
-    draws = [sampler.draw(step) for step in range(2000)]
+    paper = sampler("sampling.group_weights=[1, 1, 1, 5]", "sampling.full_width_probability=[0.6, 0, 0, 0]")
+    draws = [paper.draw(step) for step in range(4000)]
     for draw in draws:
         low, high = PAPER_SUBNETS[draw.group].scales
         assert low <= draw.scale <= high
-    assert np.mean([draw.group == 3 for draw in draws]) == pytest.approx(5 / 8, abs=0.04)
-    assert np.mean([draw.full_width for draw in draws]) == pytest.approx(0.6, abs=0.04)
+        assert draw.group == 0 or draw.subnets == (draw.group,)
+    assert np.mean([draw.group == 3 for draw in draws]) == pytest.approx(5 / 8, abs=0.03)
+    first = [draw.subnets for draw in draws if draw.group == 0]
+    assert {*first} == {(0,), (3,)}
+    assert np.mean([subnets == (3,) for subnets in first]) == pytest.approx(0.6, abs=0.06)
+
+
+def test_some_steps_train_any_network_and_some_the_lowest_scale():
+    draws = [
+        sampler("sampling.random_width_probability=0.5", "sampling.lowest_scale_probability=0.2").draw(step)
+        for step in range(4000)
+    ]
+    for index in range(4):
+        drawn = np.mean([draw.subnets == (index,) for draw in draws if draw.group == 2])
+        assert drawn == pytest.approx(0.5 * (index == 2) + 0.125, abs=0.05)
+    assert np.mean([draw.scale == 1 for draw in draws if draw.group == 0]) == pytest.approx(0.2, abs=0.04)
+    assert all(draw.scale > 1.7 for draw in draws if draw.group > 0)
+
+
+@pytest.mark.parametrize(
+    ("widths", "expected"),
+    [
+        ("one", {0: (0,), 1: (1,), 2: (2,), 3: (3,)}),
+        ("pair", {0: (3, 0), 1: (3, 1), 2: (3, 2), 3: (3,)}),
+        ("sandwich", {0: (3, 0), 1: (3, 1, 0), 2: (3, 2, 0), 3: (3, 0)}),
+    ],
+)
+def test_each_step_trains_the_networks_of_its_rule(widths, expected):
+    draws = [sampler(f"sampling.widths={widths}").draw(step) for step in range(40)]
+    assert {draw.group: draw.subnets for draw in draws} == expected
+
+
+@pytest.mark.parametrize("widths", ["one", "pair", "sandwich"])
+def test_weights_by_cost_give_each_group_the_same_compute(widths):
+    given = ("sampling.group_weights=cost", f"sampling.widths={widths}")
+    chance = "sampling.full_width_probability=0.3" if widths == "one" else "data.lr_crop_px=12"
+    by_cost, macs = sampler(*given, chance), crop_macs(tiny_config())
+    assert sorted(macs) == [*macs]
+    assert macs[0] < macs[-1]
+    spent = np.zeros(4)
+    for step in range(6000):
+        draw = by_cost.draw(step)
+        spent[draw.group] += sum(macs[subnet] for subnet in draw.subnets)
+    np.testing.assert_allclose(spent / spent.sum(), 0.25, atol=0.015)

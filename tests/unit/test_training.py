@@ -10,8 +10,9 @@ from pipeline.data.photos import photo_folder
 from pipeline.data.samples import StepBatches
 from pipeline.errors import FatalError, UserError
 from pipeline.train.checkpoints import Checkpoints, damage
+from pipeline.train.finite import FiniteWatch, NonFiniteLossError, OneWorkerError
 from pipeline.train.state import TrainState, check_unchanged
-from pipeline.train.step import NonFiniteLossError, learning_rate_at, train_step
+from pipeline.train.step import learning_rate_at, train_step
 from tests.tiny import tiny_config
 
 CPU = torch.device("cpu")
@@ -79,6 +80,19 @@ def test_a_loss_that_is_no_number_names_step_scale_and_photos(batches):
         torch.testing.assert_close(tensor, before[name], equal_nan=True, atol=0, rtol=0)
 
 
+def test_a_device_that_is_not_waited_for_tells_its_first_bad_step_later(batches, monkeypatch):
+    watch = FiniteWatch()
+    monkeypatch.setattr(torch.Tensor, "device", torch.device("cuda"))  # as far as the watch can see
+    number, nan = torch.tensor(0.5), torch.tensor(math.nan)
+    for step, values in enumerate([(number, number), (nan, number), (nan, nan)]):
+        watch.add(*values, batches[step], step)
+    monkeypatch.undo()
+    with pytest.raises(OneWorkerError, match=r"loss is nan and its gradient's norm 0\.5 at step 1 \(group"):
+        watch.check()
+    watch.check()
+    watch.add(number, number, batches[3], 3)
+
+
 def test_learning_rates_by_hand():
     config = TrainConfig(steps=100, learning_rate=1.0, warmup_steps=10, final_fraction=0.1)
     assert [learning_rate_at(s, config) for s in (0, 4, 9)] == pytest.approx([0.1, 0.5, 1.0])
@@ -87,6 +101,8 @@ def test_learning_rates_by_hand():
     assert learning_rate_at(100, config) == pytest.approx(0.1)
     steps = TrainConfig(steps=100, learning_rate=1.0, schedule="multistep", milestones=(0.4, 0.8), gamma=0.5)
     assert [learning_rate_at(s, steps) for s in (39, 40, 80)] == [1.0, 0.5, 0.25]
+    trapezoid = TrainConfig(steps=100, learning_rate=1.0, schedule="trapezoid", cooldown=0.2, final_fraction=0.1)
+    assert [learning_rate_at(s, trapezoid) for s in (0, 80, 90, 100)] == pytest.approx([1.0, 1.0, 0.55, 0.1])
 
 
 def test_another_configuration_is_not_resumed_in_silence():

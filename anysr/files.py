@@ -1,0 +1,25 @@
+"""Files that appear complete or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+PARTIAL_PREFIX = ".anysr-"
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file in one piece: a reader, or a crash, sees the old content or the new.
+
+    A link at ``path`` is replaced, not followed. The name of the file in between is short, for
+    names of any length, and new, so that nobody can lay a link there.
+    """
+    partial = path.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}.partial"
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    try:
+        with os.fdopen(os.open(partial, flags, 0o666), "wb") as file:
+            file.write(data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,203 @@
+"""Reading image files from anyone: every kind of pixel kept, nothing of a hostile file believed.
+
+The header is checked before a pixel is decoded. Decoders raise whatever they like on damaged data;
+it all becomes :class:`ImageError`.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import imagecodecs
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from anysr.imaging.metadata import collect_metadata, fitting_icc, orientation_of, parse_exif
+from anysr.imaging.picture import ImageError, Metadata, Picture, Pixels, check_pixels
+from anysr.imaging.tiff import num_pages, read_16_bit
+
+MAX_MEGAPIXELS = 400.0
+# Pillow calls a JPEG with previews or depth behind the photo, as phones write them, MPO.
+_READ = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
+_NAMES = "PNG, JPEG, WebP, TIFF, BMP and still GIF are read"
+# A progressive JPEG of a few kilobytes can hold thousands of scans, each a pass over all pixels.
+_MAX_JPEG_SCANS = 500
+_PALETTES = ("P", "PA")
+_FIRST_TURNED = 5  # EXIF orientations from here on swap the axes
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_pillow_limit = threading.Lock()
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    colour: Pixels
+    alpha: Pixels | None
+
+
+def read_image(source: bytes | Path, max_megapixels: float = MAX_MEGAPIXELS) -> Picture:
+    """Decode an image, upright, with its profile, EXIF and resolution.
+
+    Grey stays grey, 16 bits stay 16, CMYK stays CMYK; palettes become RGB (or grey where all their
+    colours are); alpha multiplied into the colours is divided out.
+
+    Raises:
+        ImageError: no image, damaged or cut short, animated or of several pages, too many pixels, or
+            colours that are not read (LAB, 32 bits a channel).
+        OSError: the file cannot be read.
+    """
+    data = source if isinstance(source, bytes) else source.read_bytes()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about odd EXIF and palettes that are read all the same
+            return _read(data, max_megapixels)
+    except ImageError:
+        raise
+    except UnidentifiedImageError:
+        raise ImageError(f"not an image ({_NAMES})" if data else "an empty file") from None
+    except MemoryError:
+        raise ImageError("decoding it takes more memory than there is") from None
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ImageError(f"damaged or cut short ({reason})") from None
+
+
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """(H, W) as shown, from the header; None for what is no image or cannot be read."""
+    try:
+        with warnings.catch_warnings(), _opened(path.read_bytes()) as image:
+            warnings.simplefilter("ignore")
+            width, height = image.size
+            return (width, height) if orientation_of(image.getexif()) >= _FIRST_TURNED else (height, width)
+    except Exception:  # see above: decoders raise whatever they like
+        return None
+
+
+def complete_size(path: Path) -> tuple[int, int] | None:
+    """(H, W) of an image whose every pixel can be decoded; None where it is missing, damaged or no image."""
+    try:
+        return read_image(path, max_megapixels=math.inf).size
+    except (ImageError, OSError):
+        return None
+
+
+def _read(data: bytes, max_megapixels: float) -> Picture:
+    if data.startswith(_TIFF_SIGNATURES):
+        deep = _read_tiff_16(data, max_megapixels)
+        if deep is not None:
+            return deep
+    with _opened(data) as image:
+        _check_header(image, data, max_megapixels)
+        orientation = orientation_of(image.getexif())
+        metadata = collect_metadata(image.getexif(), image.info)
+        is_16_bit = image.format == "PNG" and data[24] == 16
+        decoded = _decode_png_16(data, image) if is_16_bit else _decode_8(image)
+        name = "JPEG" if image.format == "MPO" else str(image.format)
+        return _picture(decoded, orientation, metadata, name)
+
+
+def _read_tiff_16(data: bytes, max_megapixels: float) -> Picture | None:
+    planes = read_16_bit(data, max_megapixels)
+    if planes is None:
+        return None
+    if num_pages(data) > 1:
+        raise ImageError("a TIFF of several pages; save the one you mean as a file of its own")
+    exif = parse_exif(data)
+    metadata = collect_metadata(exif, {"icc_profile": exif.get(34675)})
+    return _picture(_Decoded(*planes), orientation_of(exif), metadata, "TIFF")
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Open without Pillow's own limit on pixels, a global: ours is on the header and the caller's to set."""
+    with _pillow_limit:
+        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            image = Image.open(io.BytesIO(data), formats=_READ)
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+    with image:
+        yield image
+
+
+def _check_header(image: Image.Image, data: bytes, max_megapixels: float) -> None:
+    check_pixels(image.size, max_megapixels)
+    if image.format == "TIFF":
+        if num_pages(data) > 1:
+            raise ImageError("a TIFF of several pages; save the one you mean as a file of its own")
+    elif image.format != "MPO" and getattr(image, "is_animated", False):
+        raise ImageError(f"an animated {image.format}; still images are enlarged, so save its frames as files")
+    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
+        raise ImageError(f"a JPEG of more than {_MAX_JPEG_SCANS} scans, made to keep decoders busy")
+
+
+def _decode_8(image: Image.Image) -> _Decoded:
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return _Decoded(_decode_grey_16(image), None)
+    if image.mode in ("LAB", "HSV"):
+        raise ImageError(f"{image.mode} colours are not read; convert it to RGB first")
+    if image.mode == "CMYK":
+        return _Decoded(np.asarray(image), None)
+    is_grey = image.mode in ("1", "L", "LA", "La")
+    has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
+    if is_grey:
+        pixels = np.asarray(image.convert("LA" if has_alpha else "L"))
+    else:
+        pixels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
+    return _split(pixels, may_be_grey=image.mode in _PALETTES)
+
+
+def _decode_grey_16(image: Image.Image) -> Pixels:
+    if not image.mode.startswith("I;16"):
+        raise ImageError("32 bits a channel are not read; save it with 8 or 16")
+    return np.asarray(image).astype(np.uint16)[..., None]
+
+
+def _decode_png_16(data: bytes, image: Image.Image) -> _Decoded:
+    """Pillow drops the lower half of 16-bit colour."""
+    pixels = np.asarray(imagecodecs.png_decode(data))
+    decoded = _split(pixels if pixels.ndim == 3 else pixels[..., None], may_be_grey=False)
+    key = image.info.get("transparency")
+    if decoded.alpha is not None or key is None:
+        return decoded
+    hidden = (decoded.colour == np.asarray(key, dtype=np.uint16)).all(axis=-1)
+    return _Decoded(decoded.colour, np.where(hidden, 0, 65_535).astype(np.uint16))
+
+
+def _split(pixels: Pixels, may_be_grey: bool) -> _Decoded:
+    """Colour and alpha of (H, W) or (H, W, 1 … 4)."""
+    pixels = pixels if pixels.ndim == 3 else pixels[..., None]
+    has_alpha = pixels.shape[2] in (2, 4)
+    colour, alpha = (pixels[..., :-1], pixels[..., -1]) if has_alpha else (pixels, None)
+    if may_be_grey and bool((colour == colour[..., :1]).all()):
+        colour = colour[..., :1]
+    return _Decoded(colour, alpha)
+
+
+def _picture(decoded: _Decoded, orientation: int, metadata: Metadata, name: str) -> Picture:
+    colour, alpha = (_upright(plane, orientation) for plane in (decoded.colour, decoded.alpha))
+    assert colour is not None
+    dpi = metadata.dpi[::-1] if metadata.dpi and orientation >= _FIRST_TURNED else metadata.dpi
+    icc = fitting_icc(metadata.icc, colour.shape[2])
+    notes = ("its colour profile is for another kind of colours and was left out",) if icc != metadata.icc else ()
+    return Picture(colour, alpha, Metadata(icc, metadata.exif, dpi), name, notes)
+
+
+def _upright(plane: Pixels | None, orientation: int) -> Pixels | None:
+    """EXIF's eight orientations as mirrorings and quarter turns."""
+    if plane is None:
+        return None
+    if orientation == 1:
+        return np.ascontiguousarray(plane)
+    if orientation >= _FIRST_TURNED:
+        plane = plane.swapaxes(0, 1)
+    flip_rows = orientation in (3, 4, 7, 8)
+    flip_columns = orientation in (2, 3, 6, 7)
+    plane = plane[::-1] if flip_rows else plane
+    return np.ascontiguousarray(plane[:, ::-1] if flip_columns else plane)

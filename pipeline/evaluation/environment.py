@@ -1,0 +1,74 @@
+"""Where scores were made: versions, hardware, commit and command, kept beside the rows."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pipeline.files import write_text
+
+_PACKAGES = ("anysr", "torch", "numpy", "pillow", "lpips", "ray", "mlflow")
+_FILE = "environments.json"
+
+
+def note_environment(folder: Path, arguments: Sequence[str]) -> None:
+    """Add this machine and command to those that a folder's rows came from, once."""
+    environments = read_environments(folder)
+    now = {"command": " ".join(arguments), **_describe()}
+    if not any({**one, "date": ""} == {**now, "date": ""} for one in environments):
+        write_text(folder / _FILE, json.dumps([*environments, now], indent=2) + "\n")
+
+
+def read_environments(folder: Path) -> list[dict[str, Any]]:
+    """The machines and commands that made the rows in a folder, the latest last."""
+    try:
+        content = json.loads((folder / _FILE).read_text())
+    except (OSError, ValueError):
+        return []
+    return content if isinstance(content, list) else []
+
+
+def _describe() -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _commit(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        **{name: version for name in _PACKAGES if (version := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str:
+    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def _processor() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,137 @@
+"""The versions of one registered model, their aliases and their tags."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import mlflow.artifacts
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from pipeline.errors import UserError, one_line
+from pipeline.tracking.mlflow_run import local_database
+from pipeline.train.state import MODEL_FILE
+
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of a registered model.
+
+    Attributes:
+        number: as in ``models:/NAME/NUMBER``.
+        created_ms: when it was registered, milliseconds since 1970.
+        run_id: the MLflow run that made it.
+        aliases: those that name it, in alphabetical order.
+        tags: what was recorded of it.
+    """
+
+    number: int
+    created_ms: int
+    run_id: str | None
+    aliases: tuple[str, ...] = ()
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+class Registry:
+    """One registered model at one tracking server.
+
+    Attributes:
+        uri: the server or database.
+        name: of the registered model.
+        client: MLflow's own, for what this class lacks.
+    """
+
+    def __init__(self, uri: str, name: str) -> None:
+        self.uri, self.name = uri, name
+        self.client = MlflowClient(uri)
+
+    def versions(self) -> list[Version]:
+        """All versions, the oldest first."""
+        with self._answering():
+            aliases = self._aliases()
+            found = self.client.search_model_versions(f"name = '{self.name}'", max_results=1000)
+            return sorted((_version(one, aliases) for one in found), key=lambda version: version.number)
+
+    def find(self, reference: str) -> Version:
+        """The version of a number ("3") or an alias ("@champion").
+
+        Raises:
+            UserError: there is none; those that exist are named.
+        """
+        version = self.get(reference)
+        if version is None:
+            raise UserError(f"{self._uri_of(reference)} does not exist at {self.uri}; {self._existing()}")
+        return version
+
+    def get(self, reference: str) -> Version | None:
+        """As :meth:`find`; None where there is none."""
+        with self._answering():
+            try:
+                if reference.startswith("@"):
+                    found = self.client.get_model_version_by_alias(self.name, reference[1:])
+                else:
+                    found = self.client.get_model_version(self.name, reference)
+                return _version(found, self._aliases())
+            except MlflowException as error:
+                if error.error_code not in _ABSENT:
+                    raise
+                return None
+
+    def fetch(self, version: Version, folder: Path) -> Path:
+        """Download the version's model file into a folder; returns the file."""
+        with self._answering():
+            source = self.client.get_model_version_download_uri(self.name, str(version.number))
+            file = f"{source}/artifacts/{MODEL_FILE}"
+            return Path(mlflow.artifacts.download_artifacts(file, dst_path=str(folder), tracking_uri=self.uri))
+
+    def _aliases(self) -> dict[str, str]:
+        # MLflow shows aliases on the registered model alone.
+        return dict(self.client.get_registered_model(self.name).aliases)
+
+    def _uri_of(self, reference: str) -> str:
+        return f"models:/{self.name}{reference if reference.startswith('@') else '/' + reference}"
+
+    def _existing(self) -> str:
+        try:
+            versions = self.versions()
+        except UserError:
+            versions = []
+        if not versions:
+            return "no version is registered: train one, or name another registry in MLFLOW_TRACKING_URI"
+        shown = [", ".join([str(one.number), *(f"@{alias}" for alias in one.aliases)]) for one in versions[-10:]]
+        return f"registered: {'; '.join(shown)}"
+
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        try:
+            yield
+        except MlflowException as error:
+            raise UserError(
+                f"the registry at {self.uri} cannot be used ({one_line(error)[:200]}); start the server, or correct "
+                "MLFLOW_TRACKING_URI"
+            ) from None
+
+
+def open_registry(name: str, tracking_uri: str | None = None) -> Registry:
+    """The registered model ``name`` at ``tracking_uri``, else $MLFLOW_TRACKING_URI, else mlflow.db here.
+
+    Raises:
+        UserError: a database file that is not there; MLflow would make an empty one.
+    """
+    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd()}/mlflow.db"
+    database = local_database(uri)
+    if database is not None and not database.is_file():
+        raise UserError(f"there is no MLflow database {database}; go to its folder, or set MLFLOW_TRACKING_URI")
+    return Registry(uri, name)
+
+
+def _version(found: ModelVersion, aliases: dict[str, str]) -> Version:
+    mine = sorted(alias for alias, number in aliases.items() if str(number) == str(found.version))
+    return Version(int(found.version), found.creation_timestamp, found.run_id, tuple(mine), dict(found.tags))

@@ -1,0 +1,75 @@
+"""An image in tiles is the image: every encoder with every decoder, whatever the tile."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+
+import anysr
+from anysr.encoders import tiles
+from anysr.encoders.tiles import resolve_tile
+from anysr.zoo import MODELS
+from tests.unit.test_zoo import tiny
+
+# RDN-A and the wide EDSR are RDN and EDSR at other sizes.
+NAMES = [
+    name for name in MODELS if not name.startswith(("rdn-a-", "edsr-liif", "edsr-srno", "edsr-metasr", "edsr-arbsr"))
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_tiles_do_not_show(name: str) -> None:
+    model = tiny(name)
+    sizes, scales = ((23, 31), (14, 9)), ((1.7, 1.2), (3.3, 2.6))
+    for (size, tile), scale in zip(itertools.product(sizes, (7, (16, 5), 64)), itertools.cycle(scales)):
+        lr = torch.rand(2, 3, *size)
+        asked = getattr(model.config.decoder, "factor", scale)
+        with torch.no_grad():
+            whole = model(lr, asked, tile=None)
+            assert (model(lr, asked, tile=tile) - whole).abs().max() < 1e-5
+            for rows in model.strips(lr, asked, tile=tile):
+                expected = whole[rows.image, :, rows.top : rows.top + rows.rgb.shape[1]]
+                assert (rows.rgb - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("encoder", ["edsr-baseline", "rdn", "rcan"])
+def test_narrow_subnets_own_columns_and_smaller_networks(encoder: str) -> None:
+    columns = {"columns": "own"} if encoder == "rdn" else {}
+    model = anysr.build(f"{encoder}-liif-anysr", encoder=columns | {"num_blocks": 1}, decoder={"hidden": 16}).eval()
+    lr = torch.rand(1, 3, 19, 13)
+    with torch.no_grad():
+        for subnet in range(len(model.subnets)):
+            whole = model(lr, 2, subnet=subnet, tile=None)
+            assert (model(lr, 2, subnet=subnet, tile=5) - whole).abs().max() < 1e-5
+            assert (model.extract(subnet)(lr, 2, tile=5) - whole).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("encoder", ["edsr-baseline", "rdn", "rcan"])
+def test_bfloat16(encoder: str) -> None:
+    model, lr = tiny(f"{encoder}-liif-anysr").bfloat16(), torch.rand(1, 3, 19, 13)
+    with torch.no_grad():
+        assert (model(lr, 2, tile=6) - model(lr, 2, tile=None)).abs().max() < 0.02
+
+
+def test_large_images_are_cut_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, lr = tiny("rdn-srno-anysr"), torch.rand(1, 3, 70, 70)
+    with torch.no_grad():
+        whole = model(lr, 1.5)
+        channels, like = model.encoder.window_channels(8), torch.empty(0)
+        assert resolve_tile("auto", (70, 70), channels, like) is None
+        monkeypatch.setattr(tiles, "WINDOW_BYTES", 2**20)
+        assert resolve_tile("auto", (70, 70), channels, like) is not None
+        assert (model(lr, 1.5) - whole).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("tile", [0, -4, 2.5, "8", (4,), (4, 0), (4, 4, 4), True])
+def test_impossible_tiles(tile: object) -> None:
+    with torch.no_grad(), pytest.raises(ValueError, match="tile must be"):
+        tiny("edsr-baseline-liif")(torch.rand(1, 3, 5, 5), 2, tile=tile)  # type: ignore[arg-type]
+
+
+def test_gradients_need_the_whole_image() -> None:
+    with pytest.raises(ValueError, match="no_grad"):
+        tiny("edsr-baseline-liif")(torch.rand(1, 3, 5, 5), 2, tile=2)
