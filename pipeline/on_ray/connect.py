@@ -33,8 +33,10 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
             os.environ.update({name: value for name, value in cluster.environment.items() if name != "RAY_ADDRESS"})
         import ray
 
-        # The workers need this repository, installed or not.
-        environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.getenv("PYTHONPATH")]))}}
+        # The workers need this repository, installed or not. Ray's own helpers, such as the one that frees the
+        # resources of a run whose driver was stopped, look for a cluster and give up where the host has several.
+        path = os.pathsep.join(filter(None, [str(_ROOT), os.getenv("PYTHONPATH")]))
+        environment = {"env_vars": {"PYTHONPATH": path, "RAY_ADDRESS": address}}
         try:
             ray.init(address, log_to_driver=False, logging_level="warning", runtime_env=environment)
         except (ConnectionError, RuntimeError, ValueError) as error:

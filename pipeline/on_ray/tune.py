@@ -37,6 +37,7 @@ from pipeline.tracking.tracker import SinkSpec
 for name in ("ray.tune.analysis", "ray.tune.execution.tune_controller"):
     logging.getLogger(name).setLevel(logging.CRITICAL)
 
+_LAST_RUNG = 99
 _DRIVER_BYTES = 64 * 2**20
 _PERCENT, _SCORE, _PSNRS, _ERROR = "percent", "score", "psnr_by_scale", "error"
 
@@ -151,16 +152,17 @@ class _Listener(tune.Callback):  # type: ignore[misc]
 def _scheduler(search: Search) -> TrialScheduler:
     """ASHA over the share of compute spent, which goes on where an earlier process left it."""
     settings = search.space.settings
-    if settings.halving is None:
+    if settings.halving is None or settings.halving.first >= 1:
         return FIFOScheduler()
-    # A percentage of its own steps: trials of the same compute differ in steps.
+    # A percentage of its own steps: trials of the same compute differ in steps. The last rung lies before the end,
+    # where a trial that is as good as finished would be stopped in the middle of its last checkpoint.
     scheduler = ASHAScheduler(
         time_attr=_PERCENT,
         metric=_SCORE,
         mode="max",
-        grace_period=max(1, round(100 * settings.halving.first)),
+        grace_period=min(_LAST_RUNG, max(1, round(100 * settings.halving.first))),
         reduction_factor=settings.halving.factor,
-        max_t=100,
+        max_t=_LAST_RUNG,
         stop_last_trials=False,
     )
     for trial in search.trials.values():
