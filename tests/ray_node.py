@@ -42,7 +42,7 @@ class RayNode:
         self._wait()
 
     def _wait(self) -> None:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 200
         while "Ray runtime started" not in self._log.read_text():
             assert self._process.poll() is None, self._log.read_text()
             assert time.monotonic() < deadline, self._log.read_text()
