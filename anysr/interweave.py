@@ -13,6 +13,8 @@ from torch.autograd.function import once_differentiable
 from anysr.geometry import Pair
 from anysr.slimmable import SlimConv2d, prefix
 
+_SUMMED_AT_ONCE = 2**24
+
 
 @dataclass(frozen=True)
 class InterweaveConfig:
@@ -155,5 +157,7 @@ def tap_sums(x_BCHW: Tensor) -> Tensor:
     cols = torch.stack([right.sum(2), none, left.sum(2)], dim=2)
     ends = [-1, 0]
     corners = F.pad(x_BCHW[:, :, ends][..., ends].float(), (0, 1, 0, 1))[..., [0, 2, 1], :][..., [0, 2, 1]]
-    total = x_BCHW.sum((2, 3), dtype=torch.float32)
+    # In parts, because torch makes a float32 copy of what it sums.
+    rows_at_once = max(1, _SUMMED_AT_ONCE // x_BCHW[:, :, 0].numel())
+    total = torch.stack([part.sum((2, 3), dtype=torch.float32) for part in x_BCHW.split(rows_at_once, 2)]).sum(0)
     return total[..., None, None] - rows[..., None] - cols[..., None, :] + corners

@@ -28,11 +28,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="overrides the configuration")
     parser.add_argument("--config", type=Path, help="YAML file")
+    parser.add_argument("--remote", action="store_true", help="RAY_ADDRESS is a tunnel's end on this machine")
     args = parser.parse_args()
     config = load_config(args.config, args.overrides)
     exit_on_signals()
     address = os.environ.get("RAY_ADDRESS")
-    if address and not is_this_machine(address):
+    if address and (args.remote or not is_this_machine(address)):
         return follow_job(ROOT, args.config, "python", args.overrides, {})
     overrides = [*args.overrides, *local_paths(config)]
     if address:

@@ -6,6 +6,7 @@ A YAML file holds what differs from the defaults; ``key.sub=value`` overrides it
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +29,8 @@ from pydantic import (
 from anysr import ModelConfig, list_models
 from anysr.zoo import named_values
 from pipeline.errors import UserError, one_line
+from pipeline.evaluation.protocols import protocol_for
+from pipeline.evaluation.scales import Scale
 from pipeline.network_kinds import is_of, network_classes, with_kinds, without_class
 from pipeline.storage.places import S3Uri, parse_place
 
@@ -208,6 +211,8 @@ class ValidationConfig(Section):
     """Score the photos' central squares of this side only; null scores whole photos."""
     suite: str = Field("photos", pattern=r"^[\w.-]+$")
     """Name of the validation photos in metric names."""
+    protocol: Literal["liif", "liif-div2k", "anysr", "arbsr", "basicsr"] = "liif"
+    """How they are scored, as in jobs/evaluate.py."""
 
 
 class RunConfig(Section):
@@ -306,10 +311,10 @@ class TrainingConfig(Section):
                     f"train.batch_size {self.train.batch_size} does not divide among ray.num_workers x "
                     f"train.accumulate = {share}; choose a multiple of {share}"
                 )
-        if self.validation.crop_px is not None and self.validation.crop_px < 4 * max(self.scales):
+        if self.validation.crop_px is not None and self.validation.crop_px < self.smallest_validation_px:
             raise ValueError(
-                f"validation.crop_px {self.validation.crop_px} is less than four LR pixels at ×{max(self.scales):g}; "
-                f"set it to at least {4 * max(self.scales):g}, or lower validation.scales"
+                f"validation.crop_px {self.validation.crop_px} is too little to score ×{max(self.scales):g}; "
+                f"set it to at least {self.smallest_validation_px}, or lower validation.scales"
             )
         smallest = round(self.data.lr_crop_px * (self.factor or groups[0].scales[0])) ** 2
         if self.data.queries_per_crop > smallest:
@@ -328,6 +333,18 @@ class TrainingConfig(Section):
     def scales(self) -> tuple[float, ...]:
         """The scales to validate at."""
         return self.validation.scales if self.factor is None else (float(self.factor),)
+
+    @property
+    def smallest_validation_px(self) -> int:
+        """Side of an image of four LR pixels at every scale that the protocol's border leaves something of."""
+        protocol = protocol_for(self.validation.protocol, self.validation.suite)
+        borders = (2 * protocol.border(Scale(scale, scale))[0] + math.ceil(scale) + 1 for scale in self.scales)
+        return max(math.ceil(4 * max(self.scales)), *borders)
+
+    @property
+    def validation_px(self) -> int:
+        """Side of the smallest photo that can be validated on."""
+        return self.validation.crop_px or self.smallest_validation_px
 
     @property
     def hr_crop_px(self) -> int:

@@ -19,7 +19,6 @@ from pipeline.config import RunConfig, TrainingConfig
 from pipeline.data.photo_map import PhotoMap
 from pipeline.data.photos import Pixels
 from pipeline.errors import UserError
-from pipeline.evaluate import central_crop
 from pipeline.files import held
 from pipeline.report import SCORES_FILE, print_table, write_pictures, write_scores
 from pipeline.run_folder import RunFolder
@@ -28,6 +27,7 @@ from pipeline.tracking.metric_log import MetricLog
 from pipeline.tracking.tracker import SinkSpec, Tracker, open_tracker
 from pipeline.train.loop import Outcome, open_photos
 from pipeline.train.state import MODEL_FILE, check_unchanged
+from pipeline.train.validation import central_crop
 
 
 @dataclass(frozen=True)
@@ -174,17 +174,17 @@ def _publish(config: TrainingConfig, fitted: Fitted, photos: PhotoMap, folder: R
     model_file = folder.local / MODEL_FILE
     model = anysr.load(fitted.checkpoint / MODEL_FILE)
     anysr.save(model, model_file)
-    suite, scores = config.validation.suite, fitted.outcome.scores
+    validation, scores = config.validation, fitted.outcome.scores
     shown = (2.0, 3.0, 4.0) if config.factor is None else config.scales
-    pictures = write_pictures(folder.local, model, _Cropped(photos, config.validation.crop_px), scores, suite, shown)
+    pictures = write_pictures(folder.local, model, _Cropped(photos, validation.crop_px), scores, validation, shown)
     with TemporaryDirectory() as temporary:
-        scores_file = write_scores(Path(temporary), scores, suite, fitted.outcome.step)
+        scores_file = write_scores(Path(temporary), scores, validation, fitted.outcome.step)
         attached = [folder.local / _CONFIG_FILE, model_file, scores_file, *pictures]
         registered = tracker.publish(model_file, fitted.checkpoint, attached)
     folder.send(model_file, *pictures)
     # Last: marks the run as finished.
-    folder.send(write_scores(folder.local, scores, suite, fitted.outcome.step))
-    print_table(scores, suite)
+    folder.send(write_scores(folder.local, scores, validation, fitted.outcome.step))
+    print_table(scores, validation)
     print(f"model:      {folder.shown(model_file)}")
     print(f"pictures:   {', '.join(map(folder.shown, pictures))}")
     print(f"registered: {registered}")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,7 +96,11 @@ def encode_image(picture: Picture, spec: Format, quality: int = 95) -> tuple[byt
         raise ValueError(f"quality must be from 1 to 100, got {quality}")
     spec.check_size(picture.size)
     fitted = _fitted(picture, spec)
-    return _ENCODERS[spec.name](fitted, quality), fitted
+    if spec.name == "JPEG":
+        return _encode_jpeg(fitted, quality), fitted
+    if spec.name == "WEBP":
+        return _encode_webp(fitted, quality), fitted
+    return (_encode_png(fitted) if spec.name == "PNG" else encode_tiff(fitted)), fitted
 
 
 def _fitted(picture: Picture, spec: Format) -> Picture:
@@ -164,11 +167,11 @@ def _encode_with_pillow(picture: Picture, **options: object) -> bytes:
     return out.getvalue()
 
 
-def _encode_png(picture: Picture, quality: int) -> bytes:
+def _encode_png(picture: Picture) -> bytes:
     if picture.peak == 255:
         return _encode_with_pillow(picture)
     planes = picture.colour if picture.alpha is None else np.dstack([picture.colour, picture.alpha])
-    plain = imagecodecs.png_encode(planes[..., 0] if planes.shape[2] == 1 else planes)
+    plain = bytes(imagecodecs.png_encode(planes[..., 0] if planes.shape[2] == 1 else planes))
     return plain[:_AFTER_PNG_HEADER] + _png_chunks(picture.metadata) + plain[_AFTER_PNG_HEADER:]
 
 
@@ -196,15 +199,3 @@ def _encode_webp(picture: Picture, quality: int) -> bytes:
     return _encode_with_pillow(
         picture, quality=quality, lossless=lossless, exact=True, dpi=None, exif=exif_with_dpi(picture.metadata)
     )
-
-
-def _encode_tiff(picture: Picture, quality: int) -> bytes:
-    return encode_tiff(picture)
-
-
-_ENCODERS: dict[str, Callable[[Picture, int], bytes]] = {
-    "PNG": _encode_png,
-    "JPEG": _encode_jpeg,
-    "WEBP": _encode_webp,
-    "TIFF": _encode_tiff,
-}

@@ -17,8 +17,9 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 from pipeline.errors import UserError, one_line
 from pipeline.evaluation.plan import Evaluation, Unit
 from pipeline.evaluation.rows import Row
-from pipeline.evaluation.run import Scorer, exact_arithmetic
+from pipeline.evaluation.run import Scorer
 from pipeline.evaluation.score import failed, score
+from pipeline.evaluation.scoring import exact_arithmetic
 
 _ROOT = Path(__file__).resolve().parents[2]
 _ATTEMPTS = 3  # at one unit, before it is taken to be what kills the workers

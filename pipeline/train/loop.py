@@ -11,11 +11,11 @@ from pipeline.config import TrainingConfig
 from pipeline.data.photo_map import PhotoMap, open_photo_map
 from pipeline.data.photos import photo_folder
 from pipeline.data.samples import Batch, StepBatches, batches_from
-from pipeline.evaluate import Score, metric_values, validate
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.train.context import Progress, WorkerContext
 from pipeline.train.state import TrainState
 from pipeline.train.step import learning_rate_at, train_step
+from pipeline.train.validation import Score, metric_values, validate
 from pipeline.train.warm_start import warm_start
 
 
@@ -74,10 +74,11 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
 def open_photos(config: TrainingConfig) -> tuple[PhotoMap, PhotoMap]:
     """The photos to train on and to validate on, decoded."""
     data = config.data
-    smallest = config.validation.crop_px or round(4 * max(config.scales))
     return (
         open_photo_map(photo_folder(data.train, "train", data.cache, data.cache_gb), data, config.hr_crop_px),
-        open_photo_map(photo_folder(data.validation, "validation", data.cache, data.cache_gb), data, smallest),
+        open_photo_map(
+            photo_folder(data.validation, "validation", data.cache, data.cache_gb), data, config.validation_px
+        ),
     )
 
 
@@ -99,7 +100,7 @@ def _validate(
     model = state.best_model.eval()
     scores = validate(model, photos, config, context)
     state.scores = [vars(score) for score in scores]
-    log.add(state.step, metric_values(scores, config.validation.suite))
+    log.add(state.step, metric_values(scores, config.validation))
     for score in scores:
         context.show(f"  validation at step {state.step}: {score.line()}")
 

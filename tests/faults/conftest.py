@@ -83,7 +83,7 @@ def mlflow_server(store, tmp_path_factory) -> Iterator[MlflowServer]:
 @pytest.fixture(scope="session")
 def cluster(store, tmp_path_factory) -> Iterator[TwoNodes]:
     folder = tmp_path_factory.mktemp("ray")
-    with LocalCluster(num_cpus=1, object_store_bytes=150 * 2**20) as head:
+    with LocalCluster(num_cpus=1, object_store_bytes=150 * 2**20, joinable=True) as head:
         two = TwoNodes(head, RayNode(head, 1, folder / "node.log"), folder)
         yield two
         two.node.kill()
