@@ -190,8 +190,9 @@ class TrainConfig(Section):
     init_from: Path | None = None
     """Model file or released checkpoint whose weights the run starts with; a plain network starts an any-resource one
     of the same encoder and decoder."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs forward and backward under autocast; weights stay float32."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """bfloat16 runs forward and backward under autocast; weights stay float32. auto is bfloat16 where the device
+    multiplies it faster."""
     seed: int = Field(0, ge=0, lt=2**63)
     log_every: Count = 10
     checkpoint_every: Count = 500
