@@ -60,14 +60,18 @@ def main() -> None:
         photos = noise_photos(Path(folder), args.photos)
         for lr_px in args.lr_px:
             config = configuration(Path(folder), lr_px)
-            seconds, resize_s, mean_scale = measure(open_photo_map(photos, config.data), config, args.steps, args.repeats)
+            seconds, resize_s, mean_scale = measure(
+                open_photo_map(photos, config.data), config, args.steps, args.repeats
+            )
             samples = args.steps * config.train.batch_size
             row = Row(
                 lr_px, config.data.queries_per_crop, samples, mean_scale, seconds, samples / seconds, resize_s,
                 cpu_name(), *versions, commit(),
             )  # fmt: skip
             writer.writerow(asdict(row))
-            print(f"LR {lr_px}²: {row.samples_per_second:,.0f} samples a second, mean scale {mean_scale:.2f}", flush=True)
+            print(
+                f"LR {lr_px}²: {row.samples_per_second:,.0f} samples a second, mean scale {mean_scale:.2f}", flush=True
+            )
 
 
 def parse() -> argparse.Namespace:
