@@ -190,8 +190,9 @@ class TrainConfig(Section):
     init_from: Path | None = None
     """Model file or released checkpoint whose weights the run starts with; a plain network starts an any-resource one
     of the same encoder and decoder."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs forward and backward under autocast; weights stay float32."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """bfloat16 runs forward and backward under autocast; weights stay float32. auto is bfloat16 where the device
+    multiplies it faster."""
     seed: int = Field(0, ge=0, lt=2**63)
     log_every: Count = 10
     checkpoint_every: Count = 500
@@ -366,10 +367,10 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainingCon
     Raises:
         UserError: no such file, not YAML, an unknown key (the nearest valid one is named), a bad value.
     """
-    values = {} if path is None else _read_yaml(path)
+    values = {} if path is None else read_yaml(path)
     for override in overrides:
-        _apply(values, override)
-    return parse_config(_with_named_model(values))
+        apply_override(values, override)
+    return parse_config(with_named_model(values))
 
 
 def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
@@ -403,7 +404,7 @@ def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: st
     return changes
 
 
-def _with_named_model(values: dict[str, Any]) -> dict[str, Any]:
+def with_named_model(values: dict[str, Any]) -> dict[str, Any]:
     """``model: NAME`` or ``model: {name: NAME, …}`` written out."""
     model = values.get("model")
     changes = {"name": model} if isinstance(model, str) else dict(model) if isinstance(model, Mapping) else {}
@@ -416,7 +417,8 @@ def _with_named_model(values: dict[str, Any]) -> dict[str, Any]:
         raise UserError(str(error)) from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file; those left empty are left out."""
     try:
         values = yaml.load(path.read_text(), _UniqueKeys)
     except OSError as error:
@@ -439,7 +441,8 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set what ``key.sub=value`` says in nested values."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise UserError(f"an override is written key.sub=value, got {override!r}")
@@ -458,7 +461,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
 def _explain(fault: Any) -> str:
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        allowed = _allowed_keys(fault["loc"][:-1])
+        allowed = allowed_keys(fault["loc"][:-1])
         close = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1, cutoff=0.4)
         hint = f"did you mean {'.'.join([*where.split('.')[:-1], close[0]])!r}?" if close else ""
         return f"unknown key {where!r}; {hint or 'allowed here: ' + ', '.join(sorted(allowed))}"
@@ -468,13 +471,22 @@ def _explain(fault: Any) -> str:
     return f"{where}: {message}{shown}" if where else message
 
 
-def _allowed_keys(location: Sequence[str | int]) -> list[str]:
-    """Valid keys of the section at ``location``, read from the JSON schema."""
+def allowed_keys(location: Sequence[str | int]) -> list[str]:
+    """Valid keys of the section at ``location``, read from the JSON schema; of the nearest one that there is."""
     schema = json_schema()
     nodes: list[dict[str, Any]] = [schema]
     for part in location:
         nodes = [child for node in nodes for child in _children(node, part, schema)] or nodes
     return [key for node in nodes for key in node.get("properties", {})]
+
+
+def is_whole_number(location: Sequence[str | int]) -> bool:
+    """Whether the value at ``location`` is an integer, by the JSON schema."""
+    schema = json_schema()
+    nodes: list[dict[str, Any]] = [schema]
+    for part in location:
+        nodes = [child for node in nodes for child in _children(node, part, schema)]
+    return any(node.get("type") == "integer" for node in nodes)
 
 
 def _children(node: dict[str, Any], part: str | int, schema: dict[str, Any]) -> list[dict[str, Any]]:

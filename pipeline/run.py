@@ -25,9 +25,10 @@ from pipeline.run_folder import RunFolder
 from pipeline.storage.places import S3Uri, parse_place
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.tracking.tracker import SinkSpec, Tracker, open_tracker
+from pipeline.tracking.versions import VersionFacts
 from pipeline.train.loop import Outcome, open_photos
 from pipeline.train.state import MODEL_FILE, check_unchanged
-from pipeline.train.validation import central_crop
+from pipeline.train.validation import central_crop, in_words
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ _CONFIG_FILE = "config.yaml"
 
 def run_training(config: TrainingConfig, fit: Fit) -> int:
     """Train with ``fit``, then write, log and register the results; returns the exit code."""
-    config = _placed(config)
+    config = placed(config)
     model = anysr.build(config.model)
     photos = open_photos(config)
     folder = RunFolder(config.run.storage, str(config.run.name), config.data.cache)
@@ -68,7 +69,7 @@ def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap]
         print(f"run {config.run.name} is finished: {folder.place}; choose another run.name to train again")
         return 0
     folder.write(_CONFIG_FILE, config.to_yaml())
-    tracker = open_tracker(config, folder.place, _in_ray_job())
+    tracker = open_tracker(config, folder.place, in_ray_job())
     status = "FAILED"
     try:
         _announce(config, model, photos, folder, tracker)
@@ -79,7 +80,7 @@ def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap]
             status = "KILLED"
             print(f"stopped at step {fitted.outcome.step}; go on with the same command and run.name={config.run.name}")
             return _INTERRUPTED
-        _publish(config, fitted, photos[1], folder, tracker)
+        _publish(config, fitted, photos, folder, tracker)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -89,10 +90,10 @@ def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap]
     return 0
 
 
-def _placed(config: TrainingConfig) -> TrainingConfig:
+def placed(config: TrainingConfig) -> TrainingConfig:
     """The configuration with the run's name and absolute storage filled in."""
     place = parse_place(config.run.storage)
-    if _in_ray_job() and isinstance(place, Path) and not place.is_absolute():
+    if in_ray_job() and isinstance(place, Path) and not place.is_absolute():
         raise UserError(
             f"run.storage is {config.run.storage!r}, which a Ray job would lose with its working folder; give an "
             "absolute path that every node reaches, or s3://bucket/prefix"
@@ -103,7 +104,8 @@ def _placed(config: TrainingConfig) -> TrainingConfig:
     return config.model_copy(update={"run": run, "data": config.data.resolved(), "train": config.train.resolved()})
 
 
-def _in_ray_job() -> bool:
+def in_ray_job() -> bool:
+    """Whether this process is the driver of a submitted job."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
@@ -170,17 +172,23 @@ class _Cropped:
         return central_crop(self.photos[index], self.side_px)
 
 
-def _publish(config: TrainingConfig, fitted: Fitted, photos: PhotoMap, folder: RunFolder, tracker: Tracker) -> None:
+def _publish(
+    config: TrainingConfig, fitted: Fitted, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, tracker: Tracker
+) -> None:
     model_file = folder.local / MODEL_FILE
     model = anysr.load(fitted.checkpoint / MODEL_FILE)
     anysr.save(model, model_file)
     validation, scores = config.validation, fitted.outcome.scores
     shown = (2.0, 3.0, 4.0) if config.factor is None else config.scales
-    pictures = write_pictures(folder.local, model, _Cropped(photos, validation.crop_px), scores, validation, shown)
+    pictures = write_pictures(folder.local, model, _Cropped(photos[1], validation.crop_px), scores, validation, shown)
     with TemporaryDirectory() as temporary:
         scores_file = write_scores(Path(temporary), scores, validation, fitted.outcome.step)
         attached = [folder.local / _CONFIG_FILE, model_file, scores_file, *pictures]
-        registered = tracker.publish(model_file, fitted.checkpoint, attached)
+        facts = VersionFacts(
+            photos[0].fingerprint, photos[1].fingerprint, _CONFIG_FILE, SCORES_FILE,
+            {score.scale: score.own for score in scores}, in_words(validation),
+        )  # fmt: skip
+        registered = tracker.publish(model_file, fitted.checkpoint, attached, facts)
     folder.send(model_file, *pictures)
     # Last: marks the run as finished.
     folder.send(write_scores(folder.local, scores, validation, fitted.outcome.step))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import mlflow.artifacts
 from mlflow import MlflowClient
@@ -60,29 +61,40 @@ class Registry:
             return sorted((_version(one, aliases) for one in found), key=lambda version: version.number)
 
     def find(self, reference: str) -> Version:
-        """The version of a number ("3") or an alias ("@champion").
+        """The version of a number ("3") or an alias ("@champion", "champion").
 
         Raises:
             UserError: there is none; those that exist are named.
         """
         version = self.get(reference)
         if version is None:
-            raise UserError(f"{self._uri_of(reference)} does not exist at {self.uri}; {self._existing()}")
+            raise UserError(f"{self._uri_of(reference)} does not exist at {self.shown_uri}; {self._existing()}")
         return version
 
     def get(self, reference: str) -> Version | None:
         """As :meth:`find`; None where there is none."""
         with self._answering():
             try:
-                if reference.startswith("@"):
-                    found = self.client.get_model_version_by_alias(self.name, reference[1:])
-                else:
+                if reference.isdecimal():
                     found = self.client.get_model_version(self.name, reference)
+                else:
+                    found = self.client.get_model_version_by_alias(self.name, reference.removeprefix("@"))
                 return _version(found, self._aliases())
             except MlflowException as error:
                 if error.error_code not in _ABSENT:
                     raise
                 return None
+
+    def set_alias(self, alias: str, version: Version) -> None:
+        """Let an alias name a version."""
+        with self._answering():
+            self.client.set_registered_model_alias(self.name, alias, str(version.number))
+
+    @property
+    def shown_uri(self) -> str:
+        """The server without the password that its address may hold."""
+        parts = urlsplit(self.uri)
+        return self.uri if parts.password is None else parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     def fetch(self, version: Version, folder: Path) -> Path:
         """Download the version's model file into a folder; returns the file."""
@@ -96,7 +108,9 @@ class Registry:
         return dict(self.client.get_registered_model(self.name).aliases)
 
     def _uri_of(self, reference: str) -> str:
-        return f"models:/{self.name}{reference if reference.startswith('@') else '/' + reference}"
+        return f"models:/{self.name}" + (
+            f"/{reference}" if reference.isdecimal() else f"@{reference.removeprefix('@')}"
+        )
 
     def _existing(self) -> str:
         try:
@@ -113,8 +127,9 @@ class Registry:
         try:
             yield
         except MlflowException as error:
+            why = one_line(error).replace(self.uri, self.shown_uri)[:200]
             raise UserError(
-                f"the registry at {self.uri} cannot be used ({one_line(error)[:200]}); start the server, or correct "
+                f"the registry at {self.shown_uri} cannot be used ({why}); start the server, or correct "
                 "MLFLOW_TRACKING_URI"
             ) from None
 

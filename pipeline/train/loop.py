@@ -62,7 +62,7 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
         if stopping or _is_due(state.step, config.train.checkpoint_every, config.train.steps):
             state.watch.check()
             state.loss_windows = context.gather([meter.loss_window()])
-            context.save_checkpoint(lambda folder: state.save(folder, config, log.pending()), state.step)
+            context.save_checkpoint(lambda folder: state.save(folder, config, log.pending()), state.step, state.scores)
             meter.restart()
         if stopping:
             break

@@ -74,10 +74,9 @@ def store(tmp_path_factory, patch) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(store, tmp_path_factory) -> Iterator[MlflowServer]:
-    server = running_mlflow(tmp_path_factory.mktemp("mlflow"), f"s3://{BUCKET}/mlflow", dict(os.environ))
-    yield server
-    server.stop()
+def mlflow_server(store) -> Iterator[MlflowServer]:
+    with running_mlflow(f"s3://{BUCKET}/mlflow", dict(os.environ)) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -36,10 +36,11 @@ def test_kuberay(shared, name):
     file = {"rayclusters": "raycluster.yaml", "rayjobs": "rayjob.yaml"}[name]
     (document,) = documents(f"kuberay/{file}")
     assert document["kind"] == schema["spec"]["names"]["kind"]
-    jsonschema.validate(document, closed)
+    validator = jsonschema.Draft202012Validator(closed)
+    validator.validate(document)
     document["spec"]["misspelt"] = 1
     with pytest.raises(jsonschema.ValidationError, match="misspelt"):
-        jsonschema.validate(document, closed)
+        validator.validate(document)
 
 
 def _closed(node: Any) -> Any:

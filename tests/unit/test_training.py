@@ -67,6 +67,14 @@ def test_bfloat16_follows_float32(batches):
     assert rounded == pytest.approx(exact, rel=0.02)
 
 
+@pytest.mark.parametrize(("fast", "same_as"), [(True, "bfloat16"), (False, "float32")])
+def test_precision_by_itself_is_what_the_processor_multiplies_faster(batches, monkeypatch, fast, same_as):
+    monkeypatch.setattr("anysr.fast_linear._cpu_has_fast_bf16", lambda: fast)
+    _, found = run(tiny_config("train.precision=auto"), batches, range(2))
+    _, expected = run(tiny_config(f"train.precision={same_as}"), batches, range(2))
+    assert found == expected
+
+
 def test_a_loss_that_is_no_number_names_step_scale_and_photos(batches):
     config = tiny_config()
     state = TrainState.fresh(config, CPU)
