@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from anysr.cli import shown
-from anysr.cli.models import open_model, parse_subnet
+from anysr.cli.models import open_device, open_model, parse_subnet
 from anysr.geometry import Target, resolve_target
 from anysr.imaging import MAX_MEGAPIXELS, Picture, read_image, write_image
 from anysr.imaging.picture import Pixels
@@ -98,7 +98,7 @@ def _enlarger(name: str) -> Enlarge:
     if not colon or not (subnet in ("auto", "full") or subnet.isdecimal()):
         text, subnet = name, "auto"
     choice = parse_subnet(subnet)
-    upscaler = Upscaler(open_model(text).model, "cuda" if torch.cuda.is_available() else "cpu")
+    upscaler = Upscaler(open_model(text).model, open_device(None))
 
     def enlarge(lr: Pixels, target: Target) -> Pixels:
         request = Request(Enlargement(size=target.size), subnet=choice)

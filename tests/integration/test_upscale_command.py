@@ -183,6 +183,8 @@ def test_mistakes_are_told_in_one_line(upscale, photo, tmp_path):
         ((photo, tmp_path / "twin", "--scale", "2", "-o", tmp_path / "o"), 2, "would both become"),
         ((photo, tmp_path / "twin", "--scale", "2", "-o", out), 2, "give a folder"),
         ((photo, "--scale", "2", "-o", out, "--subnet", "7"), 2, "0 … 2"),
+        ((photo, "--scale", "2", "-o", out, "--device", "cuda:77"), 2, "cpu always can"),
+        ((photo, "--scale", "2", "-o", out, "--device", "toaster"), 2, "cpu always can"),
         ((photo, "--scale", "2", "-o", out, "--budget", "lots"), 2, "50G"),
         ((photo, "--scale", "2", "-o", out, "--quality", "101"), 2, "1 to 100"),
         ((photo, "--scale", "200", "-o", out, "--max-megapixels", "1"), 1, "--max-megapixels 1"),
