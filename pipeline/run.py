@@ -6,7 +6,8 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,7 @@ from pipeline.config import RunConfig, TrainingConfig
 from pipeline.data.photo_map import PhotoMap
 from pipeline.data.photos import Pixels
 from pipeline.data.progress import shown_progress
-from pipeline.errors import UserError
+from pipeline.errors import FatalError, UserError
 from pipeline.files import held
 from pipeline.report import SCORES_FILE, print_table, write_pictures, write_scores
 from pipeline.run_folder import RunFolder
@@ -70,7 +71,25 @@ def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap]
     if _finished(config, folder):
         print(f"run {config.run.name} is finished: {folder.place}; choose another run.name to train again")
         return 0
+    with _recorded(config, recorded, folder):
+        return _train_and_publish(config, model, photos, folder, fit)
+
+
+@contextmanager
+def _recorded(config: TrainingConfig, before: dict[str, Any] | None, folder: RunFolder) -> Iterator[None]:
+    """Record the configuration; where it cannot be gone on with, put back the one before."""
     folder.write(_CONFIG_FILE, config.to_yaml())
+    try:
+        yield
+    except FatalError:
+        if before is not None:
+            folder.write(_CONFIG_FILE, yaml.safe_dump(before, sort_keys=False))
+        raise
+
+
+def _train_and_publish(
+    config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, fit: Fit
+) -> int:
     tracker = open_tracker(config, folder.place, _in_ray_job())
     status = "FAILED"
     try:
