@@ -119,6 +119,11 @@ def test_another_configuration_is_not_resumed_in_silence():
     with pytest.raises(FatalError, match=r"train\.learning_rate: 0.001 -> 0.5"):
         check_unchanged(before, tiny_config("run.name=r", "train.learning_rate=0.5"))
     check_unchanged(before, tiny_config("run.allow_changes=true", "train.learning_rate=0.5"))
+    del before["validation"]["protocol"]  # as before there was this key
+    check_unchanged(before, tiny_config("run.name=r"))
+    before["train"]["gone_since"] = 3
+    with pytest.raises(FatalError, match=r"train\.gone_since: 3 -> None"):
+        check_unchanged(before, tiny_config("run.name=r"))
 
 
 def test_a_damaged_checkpoint_is_named(batches, tmp_path):
