@@ -96,7 +96,7 @@ def test_the_file_sink_drops_a_line_cut_short(tmp_path):
 
 
 def test_a_dead_sink_is_not_asked_at_every_metric(monkeypatch):
-    monkeypatch.setattr(MetricLog, "RETRY_S", 0.3)
+    monkeypatch.setattr(MetricLog, "RETRY_S", 60)
     asked = []
 
     class Dead(FlakySink):
@@ -109,4 +109,4 @@ def test_a_dead_sink_is_not_asked_at_every_metric(monkeypatch):
         log.add(step, {"loss": 1.0})
         time.sleep(0.01)
     log.close()
-    assert len(asked) <= 3
+    assert len(asked) == 1
