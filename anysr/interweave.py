@@ -54,8 +54,8 @@ class Interweave(nn.Module):
     def forward(self, pooled_BC: Tensor, scale: Pair) -> Tensor:
         """Gate in (0, 1), (B, C, 1, 1), from the means over the image of features of any width C."""
         woven_BCp = weave(pooled_BC, self._signed(scale), self.config.interval)
-        hidden = torch.relu(self.fc1(woven_BCp[:, :, None, None]))
-        return torch.sigmoid(self.fc2(hidden, pooled_BC.shape[1]))
+        hidden = torch.relu(_linear(self.fc1, woven_BCp, None))
+        return torch.sigmoid(_linear(self.fc2, hidden, pooled_BC.shape[1]))[:, :, None, None]
 
     def macs(self, channels: int) -> int:
         """Multiply-adds per image for features of this width."""
@@ -68,6 +68,12 @@ class Interweave(nn.Module):
         if self.config.parity_sign and round(10 * max(scale)) % 2 == 1:
             return -scale[0], -scale[1]
         return scale
+
+
+def _linear(conv: SlimConv2d, x_BC: Tensor, num_out: int | None) -> Tensor:
+    """A 1x1 convolution of a single pixel, without a convolution's overhead."""
+    weight, bias = prefix(conv, x_BC.shape[1], num_out)
+    return F.linear(x_BC, weight.flatten(1), bias)
 
 
 def weave(pooled_BC: Tensor, scale: Pair, interval: int) -> Tensor:

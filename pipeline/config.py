@@ -5,7 +5,6 @@ A YAML file holds what differs from the defaults; ``key.sub=value`` overrides it
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,10 +27,11 @@ from pydantic import (
 
 from anysr import ModelConfig, list_models
 from anysr.zoo import named_values
+from pipeline.config_errors import explain
 from pipeline.errors import UserError, one_line
 from pipeline.evaluation.protocols import protocol_for
 from pipeline.evaluation.scales import Scale
-from pipeline.network_kinds import is_of, network_classes, with_kinds, without_class
+from pipeline.network_kinds import network_classes, with_kinds
 from pipeline.storage.places import S3Uri, parse_place
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -190,8 +190,9 @@ class TrainConfig(Section):
     init_from: Path | None = None
     """Model file or released checkpoint whose weights the run starts with; a plain network starts an any-resource one
     of the same encoder and decoder."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs forward and backward under autocast; weights stay float32."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """bfloat16 runs forward and backward under autocast; weights stay float32. auto is bfloat16 where the device
+    multiplies it faster."""
     seed: int = Field(0, ge=0, lt=2**63)
     log_every: Count = 10
     checkpoint_every: Count = 500
@@ -217,7 +218,7 @@ class ValidationConfig(Section):
 class RunConfig(Section):
     """Name and place of the run."""
 
-    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100)
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100, coerce_numbers_to_str=True)
     """A name that exists is resumed; null makes a new one."""
     storage: str = "runs"
     """Folder for checkpoints and results that every node reaches, or s3://bucket/prefix."""
@@ -378,8 +379,7 @@ def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(with_kinds(values))
     except ValidationError as error:
-        faults = [fault for fault in error.errors() if is_of(classes, fault["loc"])]
-        raise UserError("; ".join(_explain(without_class(fault)) for fault in faults or error.errors())) from None
+        raise UserError(explain(error, classes, json_schema)) from None
 
 
 def json_schema() -> dict[str, Any]:
@@ -450,50 +450,12 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     if isinstance(values.get("model"), str):
         values["model"] = {"name": values["model"]}
     try:
-        for part in parents:
+        for part, below in zip(parents, path.split(".")[1:], strict=True):
+            if below.isdigit() and isinstance(node, dict) and part not in node:
+                raise ValueError(
+                    f"{part} is not written out in the file, so it has no item {below}; give all of {part}"
+                )
             node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
         node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
     except (TypeError, ValueError, IndexError, yaml.YAMLError) as error:
         raise UserError(f"cannot apply the override {override!r}: {one_line(error)}") from error
-
-
-def _explain(fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        allowed = allowed_keys(fault["loc"][:-1])
-        close = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1, cutoff=0.4)
-        hint = f"did you mean {'.'.join([*where.split('.')[:-1], close[0]])!r}?" if close else ""
-        return f"unknown key {where!r}; {hint or 'allowed here: ' + ', '.join(sorted(allowed))}"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    given = fault.get("input")
-    shown = f", got {given!r}" if isinstance(given, str | int | float | bool | None) and "got" not in message else ""
-    return f"{where}: {message}{shown}" if where else message
-
-
-def allowed_keys(location: Sequence[str | int]) -> list[str]:
-    """Valid keys of the section at ``location``, read from the JSON schema; of the nearest one that there is."""
-    schema = json_schema()
-    nodes: list[dict[str, Any]] = [schema]
-    for part in location:
-        nodes = [child for node in nodes for child in _children(node, part, schema)] or nodes
-    return [key for node in nodes for key in node.get("properties", {})]
-
-
-def is_whole_number(location: Sequence[str | int]) -> bool:
-    """Whether the value at ``location`` is an integer, by the JSON schema."""
-    schema = json_schema()
-    nodes: list[dict[str, Any]] = [schema]
-    for part in location:
-        nodes = [child for node in nodes for child in _children(node, part, schema)]
-    return any(node.get("type") == "integer" for node in nodes)
-
-
-def _children(node: dict[str, Any], part: str | int, schema: dict[str, Any]) -> list[dict[str, Any]]:
-    child = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
-    found = [] if child is None else [child, *child.get("anyOf", []), *child.get("allOf", [])]
-    return [_resolve(one, schema) for one in found]
-
-
-def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    reference = node.get("$ref")
-    return node if reference is None else schema["$defs"][reference.rsplit("/", 1)[-1]]

@@ -6,10 +6,12 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 
@@ -18,7 +20,8 @@ from anysr import AnySR
 from pipeline.config import RunConfig, TrainingConfig
 from pipeline.data.photo_map import PhotoMap
 from pipeline.data.photos import Pixels
-from pipeline.errors import UserError
+from pipeline.data.progress import shown_progress
+from pipeline.errors import FatalError, UserError
 from pipeline.files import held
 from pipeline.report import SCORES_FILE, print_table, write_pictures, write_scores
 from pipeline.run_folder import RunFolder
@@ -54,7 +57,8 @@ def run_training(config: TrainingConfig, fit: Fit) -> int:
     """Train with ``fit``, then write, log and register the results; returns the exit code."""
     config = placed(config)
     model = anysr.build(config.model)
-    photos = open_photos(config)
+    with shown_progress("decoding", "photos") as report:
+        photos = open_photos(config, report)
     folder = RunFolder(config.run.storage, str(config.run.name), config.data.cache)
     folder.prepare(_checkpoint_bytes(config, model))
     with held(folder.local, f"the run {config.run.name!r}"):
@@ -62,13 +66,31 @@ def run_training(config: TrainingConfig, fit: Fit) -> int:
 
 
 def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, fit: Fit) -> int:
-    recorded = folder.read(_CONFIG_FILE)
+    recorded = _read(folder, _CONFIG_FILE, yaml.safe_load)
     if recorded is not None:
-        check_unchanged(yaml.safe_load(recorded), config)
+        check_unchanged(recorded, config)
     if _finished(config, folder):
         print(f"run {config.run.name} is finished: {folder.place}; choose another run.name to train again")
         return 0
+    with _recorded(config, recorded, folder):
+        return _train_and_publish(config, model, photos, folder, fit)
+
+
+@contextmanager
+def _recorded(config: TrainingConfig, before: dict[str, Any] | None, folder: RunFolder) -> Iterator[None]:
+    """Record the configuration; where it cannot be gone on with, put back the one before."""
     folder.write(_CONFIG_FILE, config.to_yaml())
+    try:
+        yield
+    except FatalError:
+        if before is not None:
+            folder.write(_CONFIG_FILE, yaml.safe_dump(before, sort_keys=False))
+        raise
+
+
+def _train_and_publish(
+    config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, fit: Fit
+) -> int:
     tracker = open_tracker(config, folder.place, in_ray_job())
     status = "FAILED"
     try:
@@ -116,8 +138,20 @@ def _checkpoint_bytes(config: TrainingConfig, model: AnySR) -> int:
 
 
 def _finished(config: TrainingConfig, folder: RunFolder) -> bool:
-    scores = folder.read(SCORES_FILE)
-    return scores is not None and bool(json.loads(scores)["step"] == config.train.steps)
+    scores = _read(folder, SCORES_FILE, json.loads)
+    return scores is not None and bool(scores.get("step") == config.train.steps)
+
+
+def _read(folder: RunFolder, name: str, parse: Callable[[str], Any]) -> dict[str, Any] | None:
+    """One of the records of a run; both can be made again from its checkpoints."""
+    try:
+        text = folder.read(name)
+        values = {} if text is None else parse(text)
+    except (ValueError, yaml.YAMLError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"{folder.place}/{name} is damaged; remove it, and submit the run again: it will be made anew")
+    return None if text is None else values
 
 
 def _announce(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -28,10 +29,14 @@ class RayNode:
     """Joins ``cluster``."""
 
     def __init__(self, cluster: LocalCluster, num_cpus: int, log: Path) -> None:
+        # A folder of its own, as on another machine: nodes that share one delete each other's working folders.
+        self._temporary = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
+        self.temporary = Path(self._temporary.name)
         ports = iter(free_ports(len(_PORTS) + _WORKER_PORTS))
         command = [str(Path(sys.executable).with_name("ray")), "start", f"--address={cluster.address}", "--block"]
         command += ["--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}", "--disable-usage-stats"]
         command += [f"--{name}={next(ports)}" for name in _PORTS]
+        command.append(f"--temp-dir={self.temporary}")
         command += [f"--worker-port-list={','.join(map(str, ports))}", f"--object-store-memory={150 * 2**20}"]
         env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | cluster.node_environment()
         self._log = log
@@ -56,3 +61,4 @@ class RayNode:
                 with suppress(psutil.Error):
                     process.kill()
         self._process.wait()
+        self._temporary.cleanup()

@@ -20,11 +20,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from anysr.amounts import parse_seconds, show_seconds
 from anysr.cli import shown
 from anysr.cli.models import MODEL_HELP, open_model
 from anysr.cli.timing import keep
 from anysr.upscaling import Upscaler
-from anysr.upscaling.limits import parse_seconds, show_seconds
 from anysr.upscaling.measure import SCALES, SIZES_PX, Sweep, cached_profile, measure
 from anysr.upscaling.plan import PRECISIONS
 from anysr.upscaling.profile import Measurement

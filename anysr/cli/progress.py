@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from anysr.upscaling.limits import show_seconds
+from anysr.amounts import show_seconds
 
 _SILENT_S = 2.0
 _EVERY_S = {True: 0.5, False: 15.0}

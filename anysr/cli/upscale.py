@@ -32,6 +32,7 @@ from pathlib import Path
 
 import torch
 
+from anysr.amounts import parse_bytes, parse_macs, parse_seconds, show_macs, show_seconds
 from anysr.cli import one_line, shown
 from anysr.cli.inputs import Job, collect_jobs
 from anysr.cli.models import MODEL_HELP, open_model
@@ -42,7 +43,6 @@ from anysr.imaging.guard import time_limit
 from anysr.imaging.write import format_of
 from anysr.model import SubnetChoice
 from anysr.upscaling import Enlargement, Limits, Request, Result, Upscaler
-from anysr.upscaling.limits import parse_bytes, parse_macs, parse_seconds, show_macs, show_seconds
 from anysr.upscaling.plan import PRECISIONS, Tile
 from anysr.upscaling.targets import parse_scale, parse_size
 
@@ -220,8 +220,8 @@ def _request(args: argparse.Namespace) -> Request:
 
 
 def _subnet(text: str) -> SubnetChoice:
-    if text == "auto" or text == "full":
-        return text
+    if text in ("auto", "full"):
+        return "full" if text == "full" else "auto"
     if not text.isdecimal():
         raise ValueError(f"--subnet must be auto, full, or an index, got {text!r}")
     return int(text)

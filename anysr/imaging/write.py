@@ -148,11 +148,16 @@ def _to_srgb(picture: Picture) -> Picture:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
             converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
-            target = srgb.tobytes()
+            target = _undated(srgb.tobytes())
         except (ImageCms.PyCMSError, OSError):
             converted = None
     pixels = np.asarray(converted if converted is not None else image.convert("RGB"))
     return replace(picture, colour=pixels, metadata=replace(picture.metadata, icc=target))
+
+
+def _undated(icc: bytes) -> bytes:
+    """A profile without the time of its making (ICC.1, 7.2.8): equal pictures are to be equal files."""
+    return icc[:24] + struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + icc[36:]
 
 
 def _encode_with_pillow(picture: Picture, **options: object) -> bytes:
@@ -171,7 +176,7 @@ def _encode_png(picture: Picture) -> bytes:
     if picture.peak == 255:
         return _encode_with_pillow(picture)
     planes = picture.colour if picture.alpha is None else np.dstack([picture.colour, picture.alpha])
-    plain = bytes(imagecodecs.png_encode(planes[..., 0] if planes.shape[2] == 1 else planes))
+    plain = bytes(imagecodecs.png_encode(np.ascontiguousarray(planes.squeeze(2) if planes.shape[2] == 1 else planes)))
     return plain[:_AFTER_PNG_HEADER] + _png_chunks(picture.metadata) + plain[_AFTER_PNG_HEADER:]
 
 

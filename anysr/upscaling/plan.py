@@ -5,16 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from anysr.amounts import rounded_up, show_macs, show_seconds
 from anysr.cost import cost
 from anysr.geometry import Target
 from anysr.model import AnySR, Subnet, SubnetChoice
-from anysr.upscaling.limits import (
-    BudgetError,
-    Limits,
-    rounded_up,
-    show_macs,
-    show_seconds,
-)
+from anysr.upscaling.limits import BudgetError, Limits
 from anysr.upscaling.strips import NUM_SYMMETRIES
 from anysr.upscaling.targets import Enlargement
 

@@ -29,20 +29,22 @@ def over_workers(num_workers: int) -> Scorer:
 class _Worker:
     """Runs in an actor."""
 
-    def __init__(self, shared: list[Any]) -> None:
-        import ray
-        import torch
-
+    def __init__(self) -> None:
         self._arithmetic = ExitStack()
         self._arithmetic.enter_context(exact_arithmetic())
-        evaluation: Evaluation = ray.get(shared[0])
-        self._evaluation = evaluation.on(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        self._evaluation: Evaluation | None = None
 
     def ready(self) -> None:
-        """Answers once the models are there."""
+        """Answers once it is there."""
 
-    def score(self, unit: Unit) -> list[Row]:
-        """The rows of a unit."""
+    def score(self, evaluation: list[Any], unit: Unit) -> list[Row]:
+        """The rows of a unit; a worker fetches the models once, and again if it was restarted."""
+        if self._evaluation is None:
+            import ray
+            import torch
+
+            fetched: Evaluation = ray.get(evaluation[0])
+            self._evaluation = fetched.on(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         return score(self._evaluation, unit)
 
 
@@ -51,10 +53,10 @@ class _Workers:
         import ray
 
         self._ray, self._evaluation = ray, evaluation
-        self._shared = ray.put(evaluation)  # held here: a restarted actor reads it again
+        self._shared = [ray.put(evaluation)]  # in a list, or Ray would fetch it for every call
         actor = ray.remote(_Worker)
         resources = _resources(ray.cluster_resources(), count)
-        self._actors = [actor.options(max_restarts=-1, **resources).remote([self._shared]) for _ in range(count)]
+        self._actors = [actor.options(max_restarts=-1, **resources).remote() for _ in range(count)]
         try:
             ray.get([one.ready.remote() for one in self._actors])
         except ray.exceptions.RayError as error:
@@ -67,7 +69,7 @@ class _Workers:
         while waiting or running:
             while waiting and idle:
                 actor, (unit, attempt) = idle.pop(), waiting.popleft()
-                running[actor.score.remote(unit)] = (actor, unit, attempt)
+                running[actor.score.remote(self._shared, unit)] = (actor, unit, attempt)
             ready, _ = ray.wait(list(running))
             actor, unit, attempt = running.pop(ready[0])
             idle.append(actor)

@@ -68,7 +68,7 @@ def fit_on_ray(config: TrainingConfig, sink: SinkSpec, callbacks: Sequence[UserC
             raise UserError(_reason(error)) from error
     answer = result.return_value
     if isinstance(answer, str):
-        raise UserError(answer)
+        raise FatalError(answer)
     assert isinstance(answer, Outcome) and result.checkpoint is not None
     on_s3 = isinstance(parse_place(config.run.storage), S3Uri)
     return Fitted(answer, local_folder(f"s3://{result.checkpoint.path}" if on_s3 else result.checkpoint.path))

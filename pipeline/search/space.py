@@ -23,13 +23,13 @@ from typing import Any
 from anysr.config import check_keys
 from pipeline.config import (
     TrainingConfig,
-    allowed_keys,
     apply_override,
-    is_whole_number,
+    json_schema,
     parse_config,
     read_yaml,
     with_named_model,
 )
+from pipeline.config_errors import allowed_keys, is_whole_number
 from pipeline.errors import UserError
 from pipeline.search.choices import Variable, parse_variable
 from pipeline.search.partition import GROUP_KEYS, WEIGHT_KEYS, group_weights, scale_groups
@@ -177,7 +177,9 @@ def _without_variables(node: Any, path: tuple[str, ...], variables: dict[str, Va
     where = ".".join(path)
     is_variable = "choose" in node or "between" in node
     if is_variable or _is_value(path):
-        variables[where] = parse_variable(node, where, where == "model.subnets.groups" or is_whole_number(path))
+        variables[where] = parse_variable(
+            node, where, where == "model.subnets.groups" or is_whole_number(path, json_schema())
+        )
         return None
     if where in _RULES:
         check_keys(node, _RULES[where], where)
@@ -188,7 +190,7 @@ def _without_variables(node: Any, path: tuple[str, ...], variables: dict[str, Va
 def _is_value(path: tuple[str, ...]) -> bool:
     """Whether the configuration has no keys below this one, so that a mapping there must be a choice."""
     is_inside_rule = _rule_of(".".join(path)) is not None
-    return bool(path) and (is_inside_rule or (".".join(path) not in _RULES and not allowed_keys(path)))
+    return bool(path) and (is_inside_rule or (".".join(path) not in _RULES and not allowed_keys(path, json_schema())))
 
 
 def _rule_of(key: str) -> str | None:

@@ -184,7 +184,10 @@ def _lines(metrics: list[Metric]) -> str:
 
 def _last_steps(lines: list[str]) -> dict[str, int]:
     steps: dict[str, int] = {}
-    for line in lines:
-        metric = json.loads(line)
+    for number, line in enumerate(lines, start=1):
+        try:
+            metric = json.loads(line)
+        except ValueError:
+            raise UserError(f"line {number} of the run's metrics.jsonl is damaged; remove that line") from None
         steps[metric["name"]] = max(metric["step"], steps.get(metric["name"], -1))
     return steps

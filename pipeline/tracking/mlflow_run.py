@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -27,7 +26,8 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from pipeline.config import TrainingConfig
 from pipeline.errors import UserError, one_line, without_secrets
 from pipeline.storage.places import parse_place
-from pipeline.tracking.metric_log import Metric
+from pipeline.tracking.metric_log import Metric, MetricLog
+from pipeline.tracking.system_metrics import recorded_load
 from pipeline.tracking.tracker import SinkSpec
 from pipeline.tracking.versions import VersionFacts
 
@@ -135,17 +135,9 @@ class MlflowRun:
         except MlflowException as error:
             print(f"warning: could not mark the MLflow run as {status}: {one_line(error)[:200]}")
 
-    @contextmanager
-    def system_metrics(self) -> Iterator[None]:
-        """Record CPU, memory and GPU load while the block runs."""
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self.uri)
-        monitor.start()
-        try:
-            yield
-        finally:
-            monitor.finish()
+    def system_metrics(self) -> AbstractContextManager[None]:
+        started_ms = int(self._client.get_run(self.run_id).info.start_time)
+        return recorded_load(MetricLog(self.sink.open()), started_ms)
 
 
 def tracking_uri(config: TrainingConfig, in_ray_job: bool) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.config import TrainingConfig
-from pipeline.data.photo_map import PhotoMap, open_photo_map
+from pipeline.data.photo_map import PhotoMap, Report, open_photo_map
 from pipeline.data.photos import photo_folder
 from pipeline.data.samples import Batch, StepBatches, batches_from
 from pipeline.tracking.metric_log import MetricLog
@@ -71,14 +71,16 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
     return Outcome(state.step, state.step == config.train.steps, scores)
 
 
-def open_photos(config: TrainingConfig) -> tuple[PhotoMap, PhotoMap]:
-    """The photos to train on and to validate on, decoded."""
+def open_photos(config: TrainingConfig, report: Report = lambda done, total: None) -> tuple[PhotoMap, PhotoMap]:
+    """The photos to train on and to validate on, decoded; ``report`` is told how far that is."""
     data = config.data
+    train, validation = (
+        photo_folder(folder, split, data.cache, data.cache_gb)
+        for folder, split in ((data.train, "train"), (data.validation, "validation"))
+    )
     return (
-        open_photo_map(photo_folder(data.train, "train", data.cache, data.cache_gb), data, config.hr_crop_px),
-        open_photo_map(
-            photo_folder(data.validation, "validation", data.cache, data.cache_gb), data, config.validation_px
-        ),
+        open_photo_map(train, data, config.hr_crop_px, report),
+        open_photo_map(validation, data, config.validation_px, report),
     )
 
 

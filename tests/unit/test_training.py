@@ -67,6 +67,14 @@ def test_bfloat16_follows_float32(batches):
     assert rounded == pytest.approx(exact, rel=0.02)
 
 
+@pytest.mark.parametrize(("fast", "same_as"), [(True, "bfloat16"), (False, "float32")])
+def test_precision_by_itself_is_what_the_processor_multiplies_faster(batches, monkeypatch, fast, same_as):
+    monkeypatch.setattr("anysr.fast_linear._cpu_has_fast_bf16", lambda: fast)
+    _, found = run(tiny_config("train.precision=auto"), batches, range(2))
+    _, expected = run(tiny_config(f"train.precision={same_as}"), batches, range(2))
+    assert found == expected
+
+
 def test_a_loss_that_is_no_number_names_step_scale_and_photos(batches):
     config = tiny_config()
     state = TrainState.fresh(config, CPU)
@@ -111,6 +119,11 @@ def test_another_configuration_is_not_resumed_in_silence():
     with pytest.raises(FatalError, match=r"train\.learning_rate: 0.001 -> 0.5"):
         check_unchanged(before, tiny_config("run.name=r", "train.learning_rate=0.5"))
     check_unchanged(before, tiny_config("run.allow_changes=true", "train.learning_rate=0.5"))
+    del before["validation"]["protocol"]  # as before there was this key
+    check_unchanged(before, tiny_config("run.name=r"))
+    before["train"]["gone_since"] = 3
+    with pytest.raises(FatalError, match=r"train\.gone_since: 3 -> None"):
+        check_unchanged(before, tiny_config("run.name=r"))
 
 
 def test_a_damaged_checkpoint_is_named(batches, tmp_path):

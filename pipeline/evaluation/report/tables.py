@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -173,7 +174,7 @@ def _cell(mean: Mean | None) -> Cell:
 
 
 def _difference(a: Mean | None, b: Mean | None) -> Cell:
-    if a is None or b is None:
+    if a is None or b is None or not math.isfinite(a.value - b.value):
         return Cell("–")
     shown = f"{a.value - b.value:+.{DECIMALS[a.metric]}f}"
     zero = not any(digit in "123456789" for digit in shown)
