@@ -250,6 +250,18 @@ def test_another_space_is_refused_and_more_trials_are_welcome(tiny):
     assert [number for number, _ in more.ran] == [6]
 
 
+def test_failed_trials_are_tried_again(tiny, tmp_path):
+    def failing(search):
+        while (assignment := search.next()) is not None:
+            search.ended(assignment.trial.number, "no room on the cluster")
+
+    with pytest.raises(UserError, match="no trial has finished"):
+        run_search(tiny(), failing)
+    again = Machine()
+    assert run_search(tiny(), again) == 0
+    assert [number for number, _ in again.ran] == [0, 1, 2, 3, 4, 5]
+
+
 def test_a_search_without_a_finished_trial_says_so(tiny):
     with pytest.raises(UserError, match="no trial has finished"):
         run_search(tiny("search.trials=1"), Machine(stopping={0}))
