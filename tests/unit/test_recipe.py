@@ -105,7 +105,8 @@ def _worker(rank, config, batches, port, results):
 
 
 def test_two_processes_with_several_passes_per_step_agree_with_one(cache, free_port):
-    config = tiny_config(*SANDWICH, "train.distillation=0.5", "train.accumulate=2")
+    # With other seeds a gradient may be zero but for rounding, of which Adam makes a step.
+    config = tiny_config(*SANDWICH, "train.distillation=0.5", "train.accumulate=2", "train.seed=1")
     steps = range(4)
     shares = [[dataset(config, cache, rank, 2)[step] for step in steps] for rank in range(2)]
     context = mp.get_context("spawn")
