@@ -21,7 +21,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from anysr.cli import shown
-from anysr.cli.models import open_model
+from anysr.cli.models import open_device, open_model, parse_subnet
 from anysr.geometry import Target, resolve_target
 from anysr.imaging import MAX_MEGAPIXELS, Picture, read_image, write_image
 from anysr.imaging.picture import Pixels
@@ -81,7 +81,7 @@ def _images(args: argparse.Namespace) -> tuple[Pixels, Pixels | None, Target]:
 
 
 def _read_rgb(path: Path) -> Pixels:
-    """(H, W, 3) uint8, transparency laid on white by nobody: colours as they are."""
+    """(H, W, 3) uint8 without transparency."""
     picture = read_image(path, MAX_MEGAPIXELS)
     colour = picture.colour if picture.peak == 255 else (picture.colour // 257).astype(np.uint8)
     if colour.shape[2] == 4:
@@ -97,11 +97,11 @@ def _enlarger(name: str) -> Enlarge:
     text, colon, subnet = name.rpartition(":")
     if not colon or not (subnet in ("auto", "full") or subnet.isdecimal()):
         text, subnet = name, "auto"
-    upscaler = Upscaler(open_model(text).model, "cuda" if torch.cuda.is_available() else "cpu")
-    choice = int(subnet) if subnet.isdecimal() else subnet
+    choice = parse_subnet(subnet)
+    upscaler = Upscaler(open_model(text).model, open_device(None))
 
     def enlarge(lr: Pixels, target: Target) -> Pixels:
-        request = Request(Enlargement(size=target.size), subnet=choice)  # type: ignore[arg-type] - checked above
+        request = Request(Enlargement(size=target.size), subnet=choice)
         return upscaler.enlarge(Picture(lr), request).picture.colour
 
     return enlarge

