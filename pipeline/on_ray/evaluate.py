@@ -25,7 +25,7 @@ _ATTEMPTS = 3  # at one unit, before it is taken to be what kills the workers
 
 
 @contextmanager
-def connected(num_workers: int) -> Iterator[None]:
+def connected(num_workers: int | None) -> Iterator[None]:
     """A cluster while the block runs: the one at RAY_ADDRESS, or one on loopback that is gone afterwards.
 
     Raises:
@@ -52,11 +52,14 @@ def connected(num_workers: int) -> Iterator[None]:
         yield
 
 
-def over_workers(num_workers: int) -> Scorer:
-    """A scorer that spreads units over so many workers of the connected cluster."""
+def over_workers(num_workers: int | None) -> Scorer:
+    """A scorer that spreads units over so many workers of the connected cluster; None for one on each CPU."""
 
     def scorer(evaluation: Evaluation, units: Sequence[Unit]) -> Iterator[tuple[Unit, list[Row]]]:
-        yield from _Workers(evaluation, min(num_workers, len(units))).score(units)
+        import ray
+
+        count = num_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        yield from _Workers(evaluation, min(count, len(units))).score(units)
 
     return scorer
 
