@@ -7,6 +7,7 @@ only the two-column share of the relative coordinate remains per query and corne
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysr.decoders.grid import CORNERS, block_pixels, blocks, conv3x3_rows, strip_rows, strips, weighted_rows
+from anysr.decoders.grid import CORNERS, Strip, block_pixels, blocks, conv3x3_rows, strip_rows, strips, weighted_rows
 from anysr.fast_linear import FastLinear
 from anysr.geometry import (
     AxisCorners,
@@ -27,6 +28,7 @@ from anysr.geometry import (
     ensemble_weights,
     pixel_centres,
 )
+from anysr.native.fused import ImageGrid, PackedLayers, liif_strip, padded, parts_for
 from anysr.slimmable import SlimLinear, prefix
 
 
@@ -142,24 +144,61 @@ class Liif(nn.Module):
         axes = [
             axis_corners(pixel_centres(n, feat_BDhw.device), m) for n, m in zip(queries.size, (rows, cols), strict=True)
         ]
-        places = _Places(axes[0], axes[1], cols)
         kernel, bias, rel_weight = (t.to(dtype) for t in self._kernel((rows, cols), queries.cell, width))
-        tail = self._tail(width, dtype)
         rgb_B3HW = torch.empty(batch, 3, *queries.size, device=feat_BDhw.device)
+        parts = parts_for(feat_BDhw)
         with torch.autocast(feat_BDhw.device.type, enabled=False):
-            for strip in strips(places.ys.index, strip_rows(feat_BDhw, cols * width * dtype.itemsize)):
+            if parts is None:
+                decode = self._plain_strips(axes, cols, rel_weight, width)
+            else:
+                kernel, bias, rel_weight = _pad_channels(kernel, bias, rel_weight)
+                decode = self._fused_strips(axes, cols, rel_weight, width, parts)
+            for strip in strips(axes[0].index, strip_rows(feat_BDhw, cols * len(bias) * dtype.itemsize)):
                 for b in range(batch):
-                    projected = conv3x3_rows(feat_BDhw[b].to(dtype), kernel, bias, strip)
-                    table = torch.cat([projected, rel_weight])  # rel multiplies the last two rows
-                    for r, c in blocks(strip, queries.size[1], block_pixels(table)):
-                        rgb_B3HW[b, :, r, c] = _decode_block(table, tail, strip.first, places, r, c)
+                    decode(strip, conv3x3_rows(feat_BDhw[b], kernel, bias, strip), rgb_B3HW[b])
         return rgb_B3HW
 
-    def _tail(self, width: int, dtype: torch.dtype) -> list[FastLinear]:
-        """All layers after the first, ready to be applied to many blocks."""
-        parts = [prefix(layer, width, width) for layer in self.layers[1:-1]] + [prefix(self.layers[-1], width, 3)]
-        last = len(parts) - 1
-        return [FastLinear(w.to(dtype), b.to(dtype), "none" if i == last else "relu") for i, (w, b) in enumerate(parts)]
+    def _plain_strips(self, axes: list[AxisCorners], cols: int, rel_weight: Tensor, width: int) -> _DecodeStrip:
+        """Block by block through torch's operators."""
+        places = _Places(axes[0], axes[1], cols)
+        layers, last = self._tail(width), self.config.num_layers - 1
+        tail = [
+            FastLinear(w.to(rel_weight.dtype), b.to(rel_weight.dtype), "none" if i == last else "relu")
+            for i, (w, b) in enumerate(layers)
+        ]
+
+        def decode(strip: Strip, projected: Tensor, rgb_3HW: Tensor) -> None:
+            table = torch.cat([projected, rel_weight])  # rel multiplies the last two rows
+            for r, c in blocks(strip, rgb_3HW.shape[2], block_pixels(table)):
+                rgb_3HW[:, r, c] = _decode_block(table, tail, strip.first, places, r, c)
+
+        return decode
+
+    def _fused_strips(
+        self, axes: list[AxisCorners], cols: int, rel_weight: Tensor, width: int, parts: int
+    ) -> _DecodeStrip:
+        """All layers of a block in one compiled kernel."""
+        layers, rel = PackedLayers(self._tail(width), parts), rel_weight.float().contiguous()
+
+        def decode(strip: Strip, projected: Tensor, rgb_3HW: Tensor) -> None:
+            grid = ImageGrid(axes[0], axes[1], cols, rgb_3HW)
+            liif_strip(grid, strip, projected.contiguous(), rel, layers, parts)
+
+        return decode
+
+    def _tail(self, width: int) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of all layers after the first."""
+        return [prefix(layer, width, width) for layer in self.layers[1:-1]] + [prefix(self.layers[-1], width, 3)]
+
+
+# Fills a strip of an image, given the first layer's share of its features.
+_DecodeStrip = Callable[[Strip, Tensor, Tensor], None]
+
+
+def _pad_channels(kernel: Tensor, bias: Tensor, rel_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first layer with as many hidden units as the compiled kernels take; the new ones stay 0."""
+    more = padded(len(bias)) - len(bias)
+    return F.pad(kernel, (0, 0) * 3 + (0, more)), F.pad(bias, (0, more)), F.pad(rel_weight, (0, more))
 
 
 @dataclass(frozen=True)

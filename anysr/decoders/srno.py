@@ -20,6 +20,7 @@ from anysr.decoders.corner_lift import CornerGrid, CornerLift, LiftedBlock, Lift
 from anysr.decoders.galerkin import Galerkin, Moments, PreparedMix
 from anysr.decoders.grid import CORNERS
 from anysr.fast_linear import FastLinear
+from anysr.decoders.srno_fused import FUSED_HEAD, FusedSrno
 from anysr.geometry import (
     GridQueries,
     Pair,
@@ -29,6 +30,7 @@ from anysr.geometry import (
     bilinear,
     ensemble_weights,
 )
+from anysr.native.fused import parts_for
 from anysr.slimmable import SlimConv2d, prefix
 
 # Hidden states kept between passes instead of being computed again, in bytes.
@@ -162,22 +164,35 @@ class Srno(nn.Module):
 
     def _decode_grid(self, feat_Dhw: Tensor, queries: GridQueries, width: int) -> Tensor:
         """One image, (3, H, W): a pass for each attention layer's means, then one for the answer."""
-        dtype = feat_Dhw.dtype
         rgb_3HW = torch.empty(3, *queries.size, device=feat_Dhw.device)
         with torch.autocast(feat_Dhw.device.type, enabled=False):
             grid = CornerGrid.over(feat_Dhw, queries.size)
             lift = CornerLift.on(grid, *self._lift_parts(grid.lr_size, queries.cell, width))
-            states = _HiddenStates(grid, feat_Dhw, lift)
-            for block in self.blocks:
-                total = Moments.zero(1, width, self.config.head_channels, feat_Dhw.device)
-                for centred_Q2K in states.through(*block.keys_values_weight(width)):
-                    total = total + block.moments(centred_Q2K[None], width)
-                states.mixes.append(block.mix(total, width).prepared(dtype))
-            (w1, b1), (w2, b2) = _flat(self.fc1, width, width), _flat(self.fc2, width, 3)
-            fc1, fc2 = FastLinear(w1.to(dtype), b1.to(dtype), "gelu"), FastLinear(w2.to(dtype), b2.to(dtype))
-            for block_of, x_QK in states.walk(keep=False):
-                rgb_3HW[:, block_of.rows, block_of.cols] = _as_image(fc2(fc1(x_QK)), block_of)
+            parts = parts_for(feat_Dhw) if self.config.head_channels == FUSED_HEAD else None
+            if parts is None:
+                self._fill(rgb_3HW, _HiddenStates(grid, feat_Dhw, lift), width)
+            else:
+                self._fill_fused(rgb_3HW, FusedSrno(grid, feat_Dhw, lift, parts), width)
         return rgb_3HW
+
+    def _fill(self, rgb_3HW: Tensor, states: _HiddenStates, width: int) -> None:
+        """Block by block through torch's operators."""
+        dtype = states.feat_Dhw.dtype
+        for block in self.blocks:
+            total = Moments.zero(1, width, self.config.head_channels, rgb_3HW.device)
+            for centred_Q2K in states.through(*block.keys_values_weight(width)):
+                total = total + block.moments(centred_Q2K[None], width)
+            states.mixes.append(block.mix(total, width).prepared(dtype))
+        (w1, b1), (w2, b2) = _flat(self.fc1, width, width), _flat(self.fc2, width, 3)
+        fc1, fc2 = FastLinear(w1.to(dtype), b1.to(dtype), "gelu"), FastLinear(w2.to(dtype), b2.to(dtype))
+        for block_of, x_QK in states.walk(keep=False):
+            rgb_3HW[:, block_of.rows, block_of.cols] = _as_image(fc2(fc1(x_QK)), block_of)
+
+    def _fill_fused(self, rgb_3HW: Tensor, states: FusedSrno, width: int) -> None:
+        """The same passes, each in one compiled kernel."""
+        for block in self.blocks:
+            states.mixes.append(block.mix(states.moments(*block.keys_values_weight(width)), width))
+        states.answer(rgb_3HW, [_flat(self.fc1, width, width), _flat(self.fc2, width, 3)])
 
 
 class _HiddenStates:

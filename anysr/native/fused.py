@@ -1,0 +1,180 @@
+"""What ``kernels.cpp`` is called with: its structures, and layers laid out as its products read them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import Structure, byref, c_int32, c_void_p
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anysr.decoders.grid import Strip
+from anysr.geometry import AxisCorners
+from anysr.native.library import kernels
+
+# Columns and rows that the kernels multiply at a time; widths are padded to it with zeros.
+PAIR = 32
+
+
+def parts_for(feat: Tensor) -> int | None:
+    """How the kernels multiply rows of this type; None means that they cannot, or are not there.
+
+    0 is float32 by FMA, 1 bfloat16 by AMX; 3 and 2 are float32 as so many bfloat16 parts, by AMX: 3 is
+    float32's precision, 2 is what ``torch.set_float32_matmul_precision("high")`` allows.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or feat.device.type != "cpu":
+        return None
+    library = kernels() if feat.dtype in (torch.float32, torch.bfloat16) else None
+    if library is None:
+        return None
+    tiles = bool(library.anysr_has_tiles())
+    if feat.dtype == torch.bfloat16:
+        return 1 if tiles else None
+    if not tiles:
+        return 0
+    return 3 if torch.get_float32_matmul_precision() == "highest" else 2
+
+
+def padded(width: int) -> int:
+    """The next multiple of what the kernels multiply at a time."""
+    return -(-width // PAIR) * PAIR
+
+
+class _Layer(Structure):
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("num_in", c_int32), ("num_out", c_int32)]  # noqa: RUF012
+
+
+class _Grid(Structure):
+    _fields_ = [  # noqa: RUF012
+        *((name, c_void_p) for name in ("index_y", "index_x", "rel_y", "rel_x")),
+        *((name, c_int32) for name in ("height", "width", "top", "bottom", "first_row", "lr_cols")),
+        ("rgb", c_void_p),
+    ]
+
+
+class _Lookup(Structure):
+    _fields_ = [("feat", c_void_p), ("row", c_void_p), ("col", c_void_p), ("channels", c_int32)]  # noqa: RUF012
+
+
+class _LiifCall(Structure):
+    _fields_ = [  # noqa: RUF012
+        ("grid", _Grid),
+        *((name, c_void_p) for name in ("table", "rel_weight", "layers")),
+        *((name, c_int32) for name in ("channels", "num_layers", "threads")),
+    ]
+
+
+class _SrnoCall(Structure):
+    _fields_ = [  # noqa: RUF012
+        ("grid", _Grid),
+        ("first", _Lookup),
+        ("second", _Lookup),
+        *((name, c_void_p) for name in ("layers", "product", "sums")),
+        *((name, c_int32) for name in ("width", "num_mixes", "threads")),
+    ]
+
+
+class PackedLayers:
+    """Linear layers that follow each other, each padded to whole pairs and laid out for ``parts``."""
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], parts: int) -> None:
+        self._kept = [_packed(weight.detach(), bias.detach(), parts) for weight, bias in layers]
+        rows = [(w.data_ptr(), b.data_ptr(), num_in, len(b)) for w, b, num_in in self._kept]
+        self.structures = (_Layer * len(rows))(*rows)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+def _packed(weight_NK: Tensor, bias_N: Tensor, parts: int) -> tuple[Tensor, Tensor, int]:
+    """Weights in panels of 32 columns: (in, 32) float32, or (parts, in / 32, 2 tiles, 16 pairs, 16, 2) bfloat16."""
+    num_out, num_in = (padded(n) for n in weight_NK.shape)
+    weight = F.pad(weight_NK.float(), (0, num_in - weight_NK.shape[1], 0, num_out - len(weight_NK)))
+    bias = F.pad(bias_N.float(), (0, num_out - len(bias_N)))
+    if parts == 0:
+        return weight.view(-1, PAIR, num_in).transpose(1, 2).contiguous(), bias, num_in
+    split = []
+    for _ in range(parts):
+        split.append(weight.bfloat16())
+        weight = weight - split[-1].float()
+    tiles = torch.stack(split).view(parts, num_out // PAIR, 2, 16, num_in // PAIR, 16, 2)
+    return tiles.permute(1, 0, 4, 2, 5, 3, 6).contiguous(), bias, num_in
+
+
+class ImageGrid:
+    """An H x W image to fill, strip by strip, and where its pixels' neighbours lie."""
+
+    def __init__(self, ys: AxisCorners, xs: AxisCorners, lr_cols: int, rgb_3HW: Tensor) -> None:
+        assert rgb_3HW.is_contiguous() and rgb_3HW.dtype == torch.float32
+        self._kept = [
+            *(axis.index.int().contiguous() for axis in (ys, xs)),
+            *(axis.rel.float().contiguous() for axis in (ys, xs)),
+            rgb_3HW,
+        ]
+        self._lr_cols = lr_cols
+
+    def of(self, strip: Strip) -> _Grid:
+        """The structure for one strip."""
+        *places, rgb = self._kept
+        pointers = [t.data_ptr() for t in places]
+        edges = rgb.shape[1], rgb.shape[2], strip.top, strip.bottom, strip.first, self._lr_cols
+        return _Grid(*pointers, *edges, rgb.data_ptr())
+
+
+def liif_strip(
+    grid: ImageGrid, strip: Strip, table_NK: Tensor, rel_2K: Tensor, layers: PackedLayers, parts: int
+) -> None:
+    """Fill a strip with LIIF's answers: all layers after the first, and the blend.
+
+    Args:
+        grid: the image.
+        strip: its rows.
+        table_NK: the first layer's share of the features, for each LR pixel of the strip; K padded.
+        rel_2K: float32, the first layer's columns for the relative row and column.
+        layers: the layers after the first.
+        parts: as :func:`parts_for` answers.
+    """
+    num_layers, channels = len(layers), table_NK.shape[1]
+    assert table_NK.is_contiguous() and rel_2K.is_contiguous() and rel_2K.dtype == torch.float32
+    pointers = table_NK.data_ptr(), rel_2K.data_ptr(), ctypes.cast(layers.structures, c_void_p)
+    call = _LiifCall(grid.of(strip), *pointers, channels, num_layers, torch.get_num_threads())
+    _run("anysr_liif", call, parts)
+
+
+def srno_strip(
+    grid: ImageGrid,
+    strip: Strip,
+    lookups: Sequence[tuple[Tensor, Tensor, Tensor]],
+    layers: PackedLayers,
+    num_mixes: int,
+    width: int,
+    moments: tuple[Tensor, Tensor] | None,
+    parts: int,
+) -> None:
+    """One pass of SRNO over a strip, after ``num_mixes`` attention layers.
+
+    Args:
+        grid: the image.
+        strip: its rows.
+        lookups: (table of the strip's corner features, rows' share, columns' share) of the hidden states and of
+            what the first GELU takes; of keys and values alone where there is no attention layer yet.
+        layers: what follows the first GELU, in order.
+        num_mixes: attention layers that are known.
+        width: hidden channels.
+        moments: float64 (products, sums) to add to; None to answer.
+        parts: as :func:`parts_for` answers.
+    """
+    structures = [_Lookup(f.data_ptr(), r.data_ptr(), c.data_ptr(), c.shape[1]) for f, r, c in lookups]
+    first, second = structures if num_mixes else (structures[0], _Lookup())
+    product, sums = (None, None) if moments is None else (t.data_ptr() for t in moments)
+    pointers = ctypes.cast(layers.structures, c_void_p), product, sums
+    _run("anysr_srno", _SrnoCall(grid.of(strip), first, second, *pointers, width, num_mixes, torch.get_num_threads()), parts)
+
+
+def _run(name: str, call: Structure, parts: int) -> None:
+    library = kernels()
+    assert library is not None
+    failed = getattr(library, name)(byref(call), parts)
+    assert not failed, f"{name} was called with {parts} parts, which this processor cannot multiply"

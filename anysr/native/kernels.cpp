@@ -1,0 +1,463 @@
+// Decoders of whole images, block by block in a core's cache, for x86 processors with AVX-512.
+//
+// A block of 128 rows goes through all layers of a network before the next one starts. Rows are
+// stored in the form that the product of the processor reads:
+//   parts 0     float32, multiplied by FMA;
+//   parts 1     bfloat16, multiplied by AMX tiles, summed in float32;
+//   parts 2, 3  float32 as a sum of 2 or 3 bfloat16 numbers of ever smaller size. The product of two
+//               such numbers is the sum of the products of their parts, of which those below the last
+//               part's are left out: 3 or 6 products of AMX, exact to about 2^-16 or 2^-23. A float32
+//               has 24 bits and a bfloat16 8, so 3 parts hold all of it, and six tile products are
+//               still twice as fast as FMA.
+// Called through ctypes (fused.py), which holds the same structures; nothing here depends on torch.
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#ifdef __AMX_BF16__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace {
+
+using Vec = __m512;
+using Bf16 = uint16_t;
+constexpr int kLanes = 16;   // floats in a vector, rows and columns of a tile
+constexpr int kRows = 128;   // rows of a block
+constexpr int kPair = 32;    // rows and columns multiplied at a time; also the depth of a tile
+constexpr int kCorners = 4;  // neighbours of a query
+
+inline Vec load(const float* at) { return _mm512_loadu_ps(at); }
+inline Vec load(const Bf16* at) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)at)), 16));
+}
+inline Vec all(float x) { return _mm512_set1_ps(x); }
+inline Vec relu(Vec x) { return _mm512_max_ps(x, _mm512_setzero_ps()); }
+
+// x Phi(x); erf as an odd rational function fitted on [0, sqrt 15], to 4e-7.
+inline Vec gelu(Vec x) {
+  const Vec limit = all(3.8729833f);
+  const Vec y = _mm512_min_ps(_mm512_max_ps(x * all(0.70710678f), -limit), limit);
+  const Vec t = y * y;
+  Vec p = all(2.0399166e-8f);
+  for (float c : {-2.0015367e-6f, 1.4551420e-4f, 3.7950231e-3f, 5.0820478e-2f, 2.0171741e-1f, 1.1283788f})
+    p = p * t + all(c);
+  Vec q = all(9.835584e-4f);
+  for (float c : {1.4520488e-2f, 1.1575261e-1f, 5.1209670e-1f, 1.f}) q = q * t + all(c);
+  return x * (all(0.5f) + all(0.5f) * y * p / q);
+}
+
+template <class T>
+struct Buffer {  // aligned for tiles
+  T* data;
+  explicit Buffer(size_t count) : data((T*)std::aligned_alloc(64, (count * sizeof(T) + 63) / 64 * 64)) {
+    std::memset(data, 0, count * sizeof(T));
+  }
+  ~Buffer() { std::free(data); }
+  Buffer(const Buffer&) = delete;
+};
+
+}  // namespace
+
+extern "C" {
+
+struct Layer {  // in and out padded to whole pairs by zeros
+  const void* weight;
+  const float* bias;
+  int32_t in, out;
+};
+
+struct Grid {  // rows [top, bottom) of an image of `width` columns, over features from row `first_row` on
+  const int32_t *index_y, *index_x;  // (2, height), (2, width): neighbours
+  const float *rel_y, *rel_x;
+  int32_t height, width, top, bottom, first_row, lr_cols;
+  float* rgb;  // (3, height, width)
+};
+
+struct Lookup {  // a linear layer of four weighted corner features: rows of `channels`
+  const void* feat;  // (pixels, 4, channels), float32 or bfloat16
+  const float *row, *col;
+  int32_t channels;
+};
+
+}  // extern "C"
+
+namespace {
+
+// A block's rows as the products read them.
+template <int parts>
+struct Rows {
+  int channels;
+  Buffer<Bf16> buffer;
+  explicit Rows(int channels) : channels(channels), buffer((size_t)parts * kRows * channels) {}
+  Bf16* at(int part, int row) const { return buffer.data + ((size_t)part * kRows + row) * channels; }
+#ifdef __AMX_BF16__
+  void store(int row, int col, Vec x) {
+    for (int part = 0; part < parts; ++part) {
+      const __m256i half = (__m256i)_mm512_cvtneps_pbh(x);
+      _mm256_store_si256((__m256i*)(at(part, row) + col), half);
+      if (part + 1 < parts) x -= load((const Bf16*)&half);
+    }
+  }
+#endif
+};
+
+template <>
+struct Rows<0> {
+  int channels;
+  Buffer<float> buffer;
+  explicit Rows(int channels) : channels(channels), buffer((size_t)kRows * channels) {}
+  float* at(int row) const { return buffer.data + (size_t)row * channels; }
+  void store(int row, int col, Vec x) { _mm512_store_ps(at(row) + col, x); }
+};
+
+// 32 rows times 32 columns of a layer into out (32, 32).
+void multiply(const Rows<0>& rows, int row, const Layer& layer, int col, float* out) {
+  const float* weight = (const float*)layer.weight + (size_t)col * layer.in;  // (in, 32)
+  constexpr int step = 8;
+  for (int first = 0; first < kPair; first += step) {
+    Vec sum[step][2];
+    for (auto& s : sum) s[0] = s[1] = _mm512_setzero_ps();
+    for (int k = 0; k < layer.in; ++k) {
+      const Vec w0 = load(weight + k * kPair), w1 = load(weight + k * kPair + kLanes);
+#pragma GCC unroll 8
+      for (int i = 0; i < step; ++i) {
+        const Vec x = all(rows.at(row + first + i)[k]);
+        sum[i][0] = _mm512_fmadd_ps(x, w0, sum[i][0]);
+        sum[i][1] = _mm512_fmadd_ps(x, w1, sum[i][1]);
+      }
+    }
+    for (int i = 0; i < step; ++i)
+      for (int j = 0; j < 2; ++j) _mm512_store_ps(out + (first + i) * kPair + j * kLanes, sum[i][j]);
+  }
+}
+
+#ifdef __AMX_BF16__
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes_per_row[16] = {};
+  uint8_t rows[16] = {};
+};
+
+struct Tiles {  // a thread's tile registers
+  Tiles() {
+    TileConfig config;
+    for (int i = 0; i < 8; ++i) config.bytes_per_row[i] = 64, config.rows[i] = kLanes;
+    _tile_loadconfig(&config);
+  }
+  ~Tiles() { _tile_release(); }
+};
+
+// Tiles 0-3 are the sums, 4-5 the rows, 6-7 the columns.
+template <int parts>
+void multiply(const Rows<parts>& rows, int row, const Layer& layer, int col, float* out) {
+  const int stride = layer.in * sizeof(Bf16), steps = layer.in / kPair;
+  constexpr int tile = kLanes * kPair;
+  const Bf16* weight = (const Bf16*)layer.weight + (size_t)col * layer.in * parts;  // (parts, steps, 2 tiles)
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int k = 0; k < steps; ++k) {
+    auto take_rows = [&](int part) {
+      const Bf16* at = rows.at(part, row) + k * kPair;
+      _tile_loadd(4, at, stride);
+      _tile_loadd(5, at + (size_t)kLanes * layer.in, stride);
+    };
+    auto take_columns = [&](int part) {
+      const Bf16* at = weight + (size_t)(part * steps + k) * 2 * tile;
+      _tile_loadd(6, at, 64);
+      _tile_loadd(7, at + tile, 64);
+    };
+    auto add = [] {
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(2, 5, 6);
+      _tile_dpbf16ps(3, 5, 7);
+    };
+    // Ordered so that each step loads only one side anew.
+    take_rows(0);
+    if constexpr (parts == 3) take_columns(2), add(), take_columns(1), add(), take_rows(1), add();
+    if constexpr (parts == 2) take_columns(1), add();
+    take_columns(0), add();
+    if constexpr (parts == 2) take_rows(1), add();
+    if constexpr (parts == 3) take_rows(2), add(), take_rows(0), add();
+  }
+  const int bytes = kPair * sizeof(float);
+  _tile_stored(0, out, bytes);
+  _tile_stored(1, out + kLanes, bytes);
+  _tile_stored(2, out + kLanes * kPair, bytes);
+  _tile_stored(3, out + kLanes * kPair + kLanes, bytes);
+}
+
+#endif
+
+// Applies a layer to all rows; then(row, col, values of 16 columns with the bias).
+template <int parts, class Then>
+void apply(const Rows<parts>& rows, const Layer& layer, Then then) {
+  alignas(64) float out[kPair * kPair];
+  for (int col = 0; col < layer.out; col += kPair) {
+    const Vec bias[2] = {load(layer.bias + col), load(layer.bias + col + kLanes)};
+    for (int row = 0; row < kRows; row += kPair) {
+      multiply(rows, row, layer, col, out);
+      for (int i = 0; i < kPair; ++i)
+        for (int j = 0; j < 2; ++j) then(row + i, col + j * kLanes, load(out + i * kPair + j * kLanes) + bias[j]);
+    }
+  }
+}
+
+// A query of a grid: its place in the image and its four neighbours.
+struct Query {
+  int y, x, pixel[kCorners];
+  float rel_y[kCorners], rel_x[kCorners], weight[kCorners];
+
+  Query(const Grid& grid, int number) : y(grid.top + number / grid.width), x(number % grid.width) {
+    float area[kCorners], total = 0;
+    for (int c = 0; c < kCorners; ++c) {
+      const int at_y = c / 2 * grid.height + y, at_x = c % 2 * grid.width + x;
+      pixel[c] = (grid.index_y[at_y] - grid.first_row) * grid.lr_cols + grid.index_x[at_x];
+      rel_y[c] = grid.rel_y[at_y], rel_x[c] = grid.rel_x[at_x];
+      total += area[c] = std::abs(rel_y[c] * rel_x[c]) + 1e-9f;
+    }
+    for (int c = 0; c < kCorners; ++c) weight[c] = area[kCorners - 1 - c] / total;
+  }
+
+  void answer(const Grid& grid, int colour, float value) const {
+    grid.rgb[((size_t)colour * grid.height + y) * grid.width + x] = value;
+  }
+};
+
+int count(const Grid& grid) { return (grid.bottom - grid.top) * grid.width; }
+
+// Threads take blocks from a common heap; `make()` gives each its own worker(first, last).
+template <class Make>
+void in_blocks(int total, int rows, int threads, Make make) {
+  std::atomic<int> next{0};
+  auto run = [&] {
+#ifdef __AMX_BF16__
+    Tiles tiles;
+#endif
+    auto worker = make();
+    for (int first; (first = next.fetch_add(rows)) < total;) worker->block(first, std::min(first + rows, total));
+  };
+  std::vector<std::thread> others;
+  for (int i = 1; i < std::min(threads, (total + rows - 1) / rows); ++i) others.emplace_back(run);
+  run();
+  for (auto& thread : others) thread.join();
+}
+
+template <int parts>
+using Table = std::conditional_t<parts == 1, Bf16, float>;
+
+}  // namespace
+
+extern "C" struct LiifCall {
+  Grid grid;
+  const void* table;        // (pixels, channels): the first layer's share of the features
+  const float* rel_weight;  // (2, channels)
+  const Layer* layers;      // the others; the last gives RGB
+  int32_t channels, num_layers, threads;
+};
+
+namespace {
+
+template <int parts>
+struct LiifWorker {
+  static constexpr int kQueries = kRows / kCorners;
+  const LiifCall& call;
+  Rows<parts> rows{call.channels}, next{call.channels};
+  Buffer<float> rgb{(size_t)kRows * kPair};
+
+  explicit LiifWorker(const LiifCall& call) : call(call) {}
+
+  void block(int first, int last) {
+    for (int i = 0; i < kQueries; ++i) enter(Query(call.grid, std::min(first + i, last - 1)), i);
+    for (int l = 0; l + 1 < call.num_layers; ++l) {
+      apply(rows, call.layers[l], [&](int row, int col, Vec x) { next.store(row, col, relu(x)); });
+      std::swap(rows.buffer.data, next.buffer.data);
+    }
+    apply(rows, call.layers[call.num_layers - 1],
+          [&](int row, int col, Vec x) { _mm512_store_ps(rgb.data + row * kPair + col, x); });
+    for (int i = 0; first + i < last; ++i) blend(Query(call.grid, first + i), i);
+  }
+
+  void enter(const Query& query, int i) {
+    for (int c = 0; c < kCorners; ++c) {
+      const auto* feat = (const Table<parts>*)call.table + (size_t)query.pixel[c] * call.channels;
+      const Vec y = all(query.rel_y[c]), x = all(query.rel_x[c]);
+      for (int k = 0; k < call.channels; k += kLanes) {
+        const Vec rel = y * load(call.rel_weight + k) + x * load(call.rel_weight + call.channels + k);
+        rows.store(c * kQueries + i, k, relu(load(feat + k) + rel));
+      }
+    }
+  }
+
+  void blend(const Query& query, int i) {
+    for (int colour = 0; colour < 3; ++colour) {
+      float sum = 0;
+      for (int c = 0; c < kCorners; ++c) sum += query.weight[c] * rgb.data[(c * kQueries + i) * kPair + colour];
+      query.answer(call.grid, colour, sum);
+    }
+  }
+};
+
+}  // namespace
+
+extern "C" struct SrnoCall {
+  Grid grid;
+  Lookup first, second;  // the hidden states and what the first GELU takes; or keys and values, and nothing
+  const Layer* layers;   // after the first GELU, then two per attention layer, then keys and values or the last two
+  double *product, *sums;  // of keys and values, as Moments; null for the answer
+  int32_t width, num_mixes, threads;
+};
+
+namespace {
+
+template <int parts>
+struct SrnoWorker {
+  static constexpr int kHead = kLanes;  // a head is a vector
+  const SrnoCall& call;
+  const int width = call.width, heads = width / kHead, channels = (width + kPair - 1) / kPair * kPair;
+  Rows<parts> rows{channels}, next{channels};
+  Buffer<float> states{(size_t)kRows * channels}, wide{(size_t)kRows * 2 * channels};
+  std::vector<float> inverse = std::vector<float>(2 * heads);
+  std::vector<double> product = std::vector<double>((size_t)heads * kHead * kHead), sums = std::vector<double>(2 * width);
+
+  explicit SrnoWorker(const SrnoCall& call) : call(call) {}
+
+  ~SrnoWorker() {
+    static std::mutex mutex;
+    if (!call.product) return;
+    std::lock_guard<std::mutex> lock(mutex);
+    for (size_t i = 0; i < product.size(); ++i) call.product[i] += product[i];
+    for (size_t i = 0; i < sums.size(); ++i) call.sums[i] += sums[i];
+  }
+
+  void block(int first, int last) {
+    const int num = last - first;
+    if (call.num_mixes == 0) {
+      for (int i = 0; i < num; ++i) lift_wide(Query(call.grid, first + i), i);
+      return add_moments(num, 2 * width);
+    }
+    for (int i = 0; i < kRows; ++i) lift(Query(call.grid, std::min(first + i, last - 1)), i);
+    const Layer* layer = call.layers;
+    for (int mix = 0; mix < call.num_mixes; ++mix) {
+      if (mix > 0) activate(*layer++);
+      apply(rows, *layer++, [&](int row, int col, Vec x) {
+        float* state = states.data + row * channels + col;
+        x += load(state);
+        _mm512_store_ps(state, x);
+        next.store(row, col, x);
+      });
+      std::swap(rows.buffer.data, next.buffer.data);
+    }
+    if (call.product) {
+      apply(rows, *layer, [&](int row, int col, Vec x) { _mm512_store_ps(wide.data + row * layer->out + col, x); });
+      add_moments(num, layer->out);
+    } else {
+      activate(*layer++);
+      apply(rows, *layer, [&](int row, int col, Vec x) { _mm512_store_ps(wide.data + row * kPair + col, x); });
+      for (int i = 0; i < num; ++i)
+        for (int colour = 0; colour < 3; ++colour)
+          Query(call.grid, first + i).answer(call.grid, colour, wide.data[i * kPair + colour]);
+    }
+  }
+
+  void activate(const Layer& layer) {
+    apply(rows, layer, [&](int row, int col, Vec x) { next.store(row, col, gelu(x)); });
+    std::swap(rows.buffer.data, next.buffer.data);
+  }
+
+  static Vec look_up(const Lookup& of, const Query& query, int k) {
+    Vec x = load(of.row + (size_t)query.y * of.channels + k) + load(of.col + (size_t)query.x * of.channels + k);
+    for (int c = 0; c < kCorners; ++c) {
+      const size_t at = ((size_t)query.pixel[c] * kCorners + c) * of.channels + k;
+      x += all(query.weight[c]) * load((const Table<parts>*)of.feat + at);
+    }
+    return x;
+  }
+
+  void lift(const Query& query, int i) {
+    for (int k = 0; k < channels; k += kLanes) {
+      _mm512_store_ps(states.data + i * channels + k, look_up(call.first, query, k));
+      rows.store(i, k, gelu(look_up(call.second, query, k)));
+    }
+  }
+
+  void lift_wide(const Query& query, int i) {
+    for (int k = 0; k < 2 * width; k += kLanes) _mm512_store_ps(wide.data + i * 2 * width + k, look_up(call.first, query, k));
+  }
+
+  // Normalises keys and values by the unbiased deviation plus 1e-5; adds their products and sums.
+  void add_moments(int num, int stride) {
+    for (int i = 0; i < num; ++i) {
+      float* at = wide.data + i * stride;
+      for (int h = 0; h < 2 * heads; ++h) inverse[h] = _mm512_reduce_add_ps(load(at + h * kHead) * load(at + h * kHead));
+      for (int h = 0; h < 2 * heads; ++h) inverse[h] = 1 / (std::sqrt(inverse[h] * (1.f / (kHead - 1))) + 1e-5f);
+      for (int h = 0; h < 2 * heads; ++h) _mm512_storeu_ps(at + h * kHead, load(at + h * kHead) * all(inverse[h]));
+    }
+    for (int h = 0; h < heads; ++h) {
+      Vec sum[kHead] = {}, keys = {}, values = {};
+      for (int i = 0; i < num; ++i) {
+        const float* key = wide.data + i * stride + h * kHead;
+        const Vec value = load(key + width);
+        keys += load(key), values += value;
+#pragma GCC unroll 16
+        for (int j = 0; j < kHead; ++j) sum[j] = _mm512_fmadd_ps(all(key[j]), value, sum[j]);
+      }
+      for (int j = 0; j < kHead; ++j) add(&product[(h * kHead + j) * kHead], sum[j]);
+      add(&sums[h * kHead], keys), add(&sums[width + h * kHead], values);
+    }
+  }
+
+  static void add(double* to, Vec x) {
+    for (int half = 0; half < 2; ++half) {
+      const __m256 part = half ? _mm512_extractf32x8_ps(x, 1) : _mm512_castps512_ps256(x);
+      _mm512_storeu_pd(to + 8 * half, _mm512_loadu_pd(to + 8 * half) + _mm512_cvtps_pd(part));
+    }
+  }
+};
+
+// Answers 0, or 1 for a way to multiply that this processor lacks.
+template <template <int> class Worker, class Call>
+int run(const Call& call, int rows, int parts) {
+#define WITH(n) \
+  if (parts == n) return in_blocks(count(call.grid), rows, call.threads, [&] { return std::make_unique<Worker<n>>(call); }), 0;
+  WITH(0)
+#ifdef __AMX_BF16__
+  WITH(1) WITH(2) WITH(3)
+#endif
+#undef WITH
+  return 1;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Whether AMX can be used by this process.
+int anysr_has_tiles() {
+#ifdef __AMX_BF16__
+  constexpr int request_permission = 0x1023, tile_data = 18;
+  return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+  return 0;
+#endif
+}
+
+int anysr_liif(const LiifCall* call, int parts) { return run<LiifWorker>(*call, kRows / kCorners, parts); }
+
+int anysr_srno(const SrnoCall* call, int parts) { return run<SrnoWorker>(*call, kRows, parts); }
+}
