@@ -15,7 +15,7 @@ from torch import Tensor
 from anysr.decoders.corner_lift import CornerGrid, CornerLift
 from anysr.decoders.galerkin import Mix, Moments
 from anysr.decoders.grid import CORNERS, Strip, strip_rows, strips
-from anysr.native.fused import ImageGrid, PackedLayers, padded, srno_strip
+from anysr.native.fused import ImageGrid, PackedLayers, linear, padded, srno_strip
 
 # The kernels take a head as one vector.
 FUSED_HEAD = 16
@@ -63,13 +63,13 @@ class FusedSrno:
     ) -> None:
         feat, cols = self.feat_Dhw, self.grid.lr_size[1]
         packed = PackedLayers(layers, self.parts)
-        projections = [lift.projection(feat.dtype) for lift in lifts]
+        projections = [PackedLayers([lift.projection()], self.parts) for lift in lifts]
         edges = [(lift.row.contiguous(), lift.col.contiguous()) for lift in lifts]
         image = ImageGrid(self.grid.ys, self.grid.xs, cols, rgb_3HW)
         channels = max(lift.col.shape[1] for lift in lifts)
         for strip in strips(self.grid.ys.index, strip_rows(feat, len(CORNERS) * cols * channels * feat.itemsize)):
             rows = _pixels(feat, strip)
-            tables = [project(rows) for project in projections]
+            tables = [linear(rows, layer, self.parts) for layer in projections]
             lookups = [(table.view(-1, edge[0].shape[1]), *edge) for table, edge in zip(tables, edges, strict=True)]
             srno_strip(image, strip, lookups, packed, len(self.mixes), self.width, moments, self.parts)
 

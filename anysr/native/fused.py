@@ -76,6 +76,13 @@ class _SrnoCall(Structure):
     ]
 
 
+class _LinearCall(Structure):
+    _fields_ = [  # noqa: RUF012
+        *((name, c_void_p) for name in ("x", "out", "layer")),
+        *((name, c_int32) for name in ("rows", "num_in", "threads")),
+    ]
+
+
 class PackedLayers:
     """Linear layers that follow each other, each padded to whole pairs and laid out for ``parts``."""
 
@@ -121,6 +128,15 @@ class ImageGrid:
         pointers = [t.data_ptr() for t in places]
         edges = rgb.shape[1], rgb.shape[2], strip.top, strip.bottom, strip.first, self._lr_cols
         return _Grid(*pointers, *edges, rgb.data_ptr())
+
+
+def linear(x_QK: Tensor, layer: PackedLayers, parts: int) -> Tensor:
+    """(Q, N) of one linear layer whose N is a multiple of ``PAIR``, in the type of the rows."""
+    x_QK = x_QK.contiguous()
+    out = x_QK.new_empty(len(x_QK), layer.structures[0].num_out)
+    pointers = x_QK.data_ptr(), out.data_ptr(), ctypes.cast(layer.structures, c_void_p)
+    _run("anysr_linear", _LinearCall(*pointers, *x_QK.shape, torch.get_num_threads()), parts)
+    return out
 
 
 def liif_strip(
@@ -170,7 +186,8 @@ def srno_strip(
     first, second = structures if num_mixes else (structures[0], _Lookup())
     product, sums = (None, None) if moments is None else (t.data_ptr() for t in moments)
     pointers = ctypes.cast(layers.structures, c_void_p), product, sums
-    _run("anysr_srno", _SrnoCall(grid.of(strip), first, second, *pointers, width, num_mixes, torch.get_num_threads()), parts)
+    call = _SrnoCall(grid.of(strip), first, second, *pointers, width, num_mixes, torch.get_num_threads())
+    _run("anysr_srno", call, parts)
 
 
 def _run(name: str, call: Structure, parts: int) -> None:

@@ -42,6 +42,16 @@ inline Vec load(const float* at) { return _mm512_loadu_ps(at); }
 inline Vec load(const Bf16* at) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)at)), 16));
 }
+inline Vec load(const float* at, int num) { return _mm512_maskz_loadu_ps(num < kLanes ? (1u << num) - 1 : 0xffff, at); }
+inline Vec load(const Bf16* at, int num) {
+  Bf16 some[kLanes] = {};
+  std::memcpy(some, at, std::min(num, kLanes) * sizeof(Bf16));
+  return load(some);
+}
+inline void store(float* at, Vec x) { _mm512_storeu_ps(at, x); }
+#ifdef __AVX512BF16__
+inline void store(Bf16* at, Vec x) { _mm256_storeu_si256((__m256i*)at, (__m256i)_mm512_cvtneps_pbh(x)); }
+#endif
 inline Vec all(float x) { return _mm512_set1_ps(x); }
 inline Vec relu(Vec x) { return _mm512_max_ps(x, _mm512_setzero_ps()); }
 
@@ -218,12 +228,27 @@ void apply(const Rows<parts>& rows, const Layer& layer, Then then) {
   }
 }
 
+// Queries of a block form a tile of the image, 4 rows high: neighbours share what they look up.
+constexpr int kTileRows = 4;
+
+int num_tiles(const Grid& grid, int queries) {
+  const int cols = queries / kTileRows;
+  return (grid.bottom - grid.top + kTileRows - 1) / kTileRows * ((grid.width + cols - 1) / cols);
+}
+
 // A query of a grid: its place in the image and its four neighbours.
 struct Query {
+  bool inside;  // of the strip; otherwise its nearest pixel stands in
   int y, x, pixel[kCorners];
   float rel_y[kCorners], rel_x[kCorners], weight[kCorners];
 
-  Query(const Grid& grid, int number) : y(grid.top + number / grid.width), x(number % grid.width) {
+  // Number i of a tile of so many queries.
+  Query(const Grid& grid, int tile, int queries, int i) {
+    const int cols = queries / kTileRows, across = (grid.width + cols - 1) / cols;
+    y = grid.top + tile / across * kTileRows + i / cols;
+    x = tile % across * cols + i % cols;
+    inside = y < grid.bottom && x < grid.width;
+    y = std::min(y, grid.bottom - 1), x = std::min(x, grid.width - 1);
     float area[kCorners], total = 0;
     for (int c = 0; c < kCorners; ++c) {
       const int at_y = c / 2 * grid.height + y, at_x = c % 2 * grid.width + x;
@@ -239,21 +264,19 @@ struct Query {
   }
 };
 
-int count(const Grid& grid) { return (grid.bottom - grid.top) * grid.width; }
-
-// Threads take blocks from a common heap; `make()` gives each its own worker(first, last).
+// Threads take blocks from a common heap; `make()` gives each a worker of its own.
 template <class Make>
-void in_blocks(int total, int rows, int threads, Make make) {
+void in_blocks(int total, int threads, Make make) {
   std::atomic<int> next{0};
   auto run = [&] {
 #ifdef __AMX_BF16__
     Tiles tiles;
 #endif
     auto worker = make();
-    for (int first; (first = next.fetch_add(rows)) < total;) worker->block(first, std::min(first + rows, total));
+    for (int block; (block = next.fetch_add(1)) < total;) worker->block(block);
   };
   std::vector<std::thread> others;
-  for (int i = 1; i < std::min(threads, (total + rows - 1) / rows); ++i) others.emplace_back(run);
+  for (int i = 1; i < std::min(threads, total); ++i) others.emplace_back(run);
   run();
   for (auto& thread : others) thread.join();
 }
@@ -282,15 +305,17 @@ struct LiifWorker {
 
   explicit LiifWorker(const LiifCall& call) : call(call) {}
 
-  void block(int first, int last) {
-    for (int i = 0; i < kQueries; ++i) enter(Query(call.grid, std::min(first + i, last - 1)), i);
+  int count() const { return num_tiles(call.grid, kQueries); }
+
+  void block(int tile) {
+    for (int i = 0; i < kQueries; ++i) enter(Query(call.grid, tile, kQueries, i), i);
     for (int l = 0; l + 1 < call.num_layers; ++l) {
       apply(rows, call.layers[l], [&](int row, int col, Vec x) { next.store(row, col, relu(x)); });
       std::swap(rows.buffer.data, next.buffer.data);
     }
     apply(rows, call.layers[call.num_layers - 1],
           [&](int row, int col, Vec x) { _mm512_store_ps(rgb.data + row * kPair + col, x); });
-    for (int i = 0; first + i < last; ++i) blend(Query(call.grid, first + i), i);
+    for (int i = 0; i < kQueries; ++i) blend(Query(call.grid, tile, kQueries, i), i);
   }
 
   void enter(const Query& query, int i) {
@@ -305,6 +330,7 @@ struct LiifWorker {
   }
 
   void blend(const Query& query, int i) {
+    if (!query.inside) return;
     for (int colour = 0; colour < 3; ++colour) {
       float sum = 0;
       for (int c = 0; c < kCorners; ++c) sum += query.weight[c] * rgb.data[(c * kQueries + i) * kPair + colour];
@@ -332,7 +358,7 @@ struct SrnoWorker {
   const int width = call.width, heads = width / kHead, channels = (width + kPair - 1) / kPair * kPair;
   Rows<parts> rows{channels}, next{channels};
   Buffer<float> states{(size_t)kRows * channels}, wide{(size_t)kRows * 2 * channels};
-  std::vector<float> inverse = std::vector<float>(2 * heads);
+  float inside[kRows];
   std::vector<double> product = std::vector<double>((size_t)heads * kHead * kHead), sums = std::vector<double>(2 * width);
 
   explicit SrnoWorker(const SrnoCall& call) : call(call) {}
@@ -345,13 +371,20 @@ struct SrnoWorker {
     for (size_t i = 0; i < sums.size(); ++i) call.sums[i] += sums[i];
   }
 
-  void block(int first, int last) {
-    const int num = last - first;
-    if (call.num_mixes == 0) {
-      for (int i = 0; i < num; ++i) lift_wide(Query(call.grid, first + i), i);
-      return add_moments(num, 2 * width);
+  int count() const { return num_tiles(call.grid, kRows); }
+
+  void block(int tile) {
+    for (int i = 0; i < kRows; ++i) {
+      const Query query(call.grid, tile, kRows, i);
+      inside[i] = query.inside;
+      if (call.num_mixes) {
+        look_up(call.first, query, channels, [&](int k, Vec x) { _mm512_store_ps(states.data + i * channels + k, x); });
+        look_up(call.second, query, channels, [&](int k, Vec x) { rows.store(i, k, gelu(x)); });
+      } else {
+        look_up(call.first, query, 2 * width, [&](int k, Vec x) { _mm512_store_ps(wide.data + i * 2 * width + k, x); });
+      }
     }
-    for (int i = 0; i < kRows; ++i) lift(Query(call.grid, std::min(first + i, last - 1)), i);
+    if (call.num_mixes == 0) return add_moments(2 * width);
     const Layer* layer = call.layers;
     for (int mix = 0; mix < call.num_mixes; ++mix) {
       if (mix > 0) activate(*layer++);
@@ -363,15 +396,14 @@ struct SrnoWorker {
       });
       std::swap(rows.buffer.data, next.buffer.data);
     }
-    if (call.product) {
-      apply(rows, *layer, [&](int row, int col, Vec x) { _mm512_store_ps(wide.data + row * layer->out + col, x); });
-      add_moments(num, layer->out);
-    } else {
-      activate(*layer++);
-      apply(rows, *layer, [&](int row, int col, Vec x) { _mm512_store_ps(wide.data + row * kPair + col, x); });
-      for (int i = 0; i < num; ++i)
-        for (int colour = 0; colour < 3; ++colour)
-          Query(call.grid, first + i).answer(call.grid, colour, wide.data[i * kPair + colour]);
+    if (!call.product) activate(*layer++);
+    const int stride = layer->out;
+    apply(rows, *layer, [&](int row, int col, Vec x) { _mm512_store_ps(wide.data + row * stride + col, x); });
+    if (call.product) return add_moments(stride);
+    for (int i = 0; i < kRows; ++i) {
+      const Query query(call.grid, tile, kRows, i);
+      for (int colour = 0; query.inside && colour < 3; ++colour)
+        query.answer(call.grid, colour, wide.data[i * stride + colour]);
     }
   }
 
@@ -380,37 +412,37 @@ struct SrnoWorker {
     std::swap(rows.buffer.data, next.buffer.data);
   }
 
-  static Vec look_up(const Lookup& of, const Query& query, int k) {
-    Vec x = load(of.row + (size_t)query.y * of.channels + k) + load(of.col + (size_t)query.x * of.channels + k);
-    for (int c = 0; c < kCorners; ++c) {
-      const size_t at = ((size_t)query.pixel[c] * kCorners + c) * of.channels + k;
-      x += all(query.weight[c]) * load((const Table<parts>*)of.feat + at);
-    }
-    return x;
-  }
-
-  void lift(const Query& query, int i) {
+  template <class Then>
+  static void look_up(const Lookup& of, const Query& query, int channels, Then then) {
+    const float *row = of.row + (size_t)query.y * of.channels, *col = of.col + (size_t)query.x * of.channels;
+    const Table<parts>* feat[kCorners];
+    for (int c = 0; c < kCorners; ++c)
+      feat[c] = (const Table<parts>*)of.feat + ((size_t)query.pixel[c] * kCorners + c) * of.channels;
+    const Vec w0 = all(query.weight[0]), w1 = all(query.weight[1]), w2 = all(query.weight[2]), w3 = all(query.weight[3]);
     for (int k = 0; k < channels; k += kLanes) {
-      _mm512_store_ps(states.data + i * channels + k, look_up(call.first, query, k));
-      rows.store(i, k, gelu(look_up(call.second, query, k)));
+      const Vec near = w0 * load(feat[0] + k) + w1 * load(feat[1] + k);
+      then(k, load(row + k) + load(col + k) + near + (w2 * load(feat[2] + k) + w3 * load(feat[3] + k)));
     }
-  }
-
-  void lift_wide(const Query& query, int i) {
-    for (int k = 0; k < 2 * width; k += kLanes) _mm512_store_ps(wide.data + i * 2 * width + k, look_up(call.first, query, k));
   }
 
   // Normalises keys and values by the unbiased deviation plus 1e-5; adds their products and sums.
-  void add_moments(int num, int stride) {
-    for (int i = 0; i < num; ++i) {
+  void add_moments(int stride) {
+    for (int i = 0; i < kRows; ++i) {
       float* at = wide.data + i * stride;
-      for (int h = 0; h < 2 * heads; ++h) inverse[h] = _mm512_reduce_add_ps(load(at + h * kHead) * load(at + h * kHead));
-      for (int h = 0; h < 2 * heads; ++h) inverse[h] = 1 / (std::sqrt(inverse[h] * (1.f / (kHead - 1))) + 1e-5f);
-      for (int h = 0; h < 2 * heads; ++h) _mm512_storeu_ps(at + h * kHead, load(at + h * kHead) * all(inverse[h]));
+      for (int h = 0; h < 2 * heads; h += kLanes) {
+        const int num = std::min(kLanes, 2 * heads - h);
+        Vec squares[kLanes] = {};
+        for (int j = 0; j < num; ++j) squares[j] = load(at + (h + j) * kHead) * load(at + (h + j) * kHead);
+        const Vec deviation = _mm512_sqrt_ps(sums_of(squares) * all(1.f / (kHead - 1)));
+        alignas(64) float inverse[kLanes];
+        // Rows outside the image count for nothing.
+        _mm512_store_ps(inverse, all(inside[i]) / (deviation + all(1e-5f)));
+        for (int j = 0; j < num; ++j) _mm512_storeu_ps(at + (h + j) * kHead, load(at + (h + j) * kHead) * all(inverse[j]));
+      }
     }
     for (int h = 0; h < heads; ++h) {
       Vec sum[kHead] = {}, keys = {}, values = {};
-      for (int i = 0; i < num; ++i) {
+      for (int i = 0; i < kRows; ++i) {
         const float* key = wide.data + i * stride + h * kHead;
         const Vec value = load(key + width);
         keys += load(key), values += value;
@@ -422,6 +454,19 @@ struct SrnoWorker {
     }
   }
 
+  // The 16 sums of 16 vectors' elements.
+  static Vec sums_of(const Vec* v) {
+    Vec four[4];
+    for (int i = 0; i < 4; ++i) {
+      const Vec *a = v + 4 * i, ab = _mm512_unpacklo_ps(a[0], a[1]) + _mm512_unpackhi_ps(a[0], a[1]);
+      const Vec cd = _mm512_unpacklo_ps(a[2], a[3]) + _mm512_unpackhi_ps(a[2], a[3]);
+      const __m512d x = (__m512d)ab, y = (__m512d)cd;
+      four[i] = (Vec)_mm512_unpacklo_pd(x, y) + (Vec)_mm512_unpackhi_pd(x, y);
+    }
+    auto halves = [](Vec a, Vec b) { return _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xdd); };
+    return halves(halves(four[0], four[1]), halves(four[2], four[3]));
+  }
+
   static void add(double* to, Vec x) {
     for (int half = 0; half < 2; ++half) {
       const __m256 part = half ? _mm512_extractf32x8_ps(x, 1) : _mm512_castps512_ps256(x);
@@ -430,16 +475,51 @@ struct SrnoWorker {
   }
 };
 
+}  // namespace
+
+extern "C" struct LinearCall {
+  const void* x;      // (rows, in), float32 or bfloat16
+  void* out;          // (rows, layer.out), the same type
+  const Layer* layer;
+  int32_t rows, in, threads;
+};
+
+namespace {
+
+template <int parts>
+struct LinearWorker {
+  const LinearCall& call;
+  Rows<parts> rows{call.layer->in};
+
+  explicit LinearWorker(const LinearCall& call) : call(call) {}
+
+  int count() const { return (call.rows + kRows - 1) / kRows; }
+
+  void block(int number) {
+    const int first = number * kRows, num = std::min(kRows, call.rows - first);
+    const auto* x = (const Table<parts>*)call.x + (size_t)first * call.in;
+    auto* out = (Table<parts>*)call.out + (size_t)first * call.layer->out;
+    for (int i = 0; i < num; ++i)
+      for (int k = 0; k < call.in; k += kLanes) rows.store(i, k, load(x + (size_t)i * call.in + k, call.in - k));
+    apply(rows, *call.layer, [&](int row, int col, Vec y) {
+      if (row < num) store(out + (size_t)row * call.layer->out + col, y);
+    });
+  }
+};
+
 // Answers 0, or 1 for a way to multiply that this processor lacks.
 template <template <int> class Worker, class Call>
-int run(const Call& call, int rows, int parts) {
-#define WITH(n) \
-  if (parts == n) return in_blocks(count(call.grid), rows, call.threads, [&] { return std::make_unique<Worker<n>>(call); }), 0;
-  WITH(0)
+int run(const Call& call, int parts) {
+  auto with = [&](auto make) {
+    in_blocks(make()->count(), call.threads, make);
+    return 0;
+  };
+  if (parts == 0) return with([&] { return std::make_unique<Worker<0>>(call); });
 #ifdef __AMX_BF16__
-  WITH(1) WITH(2) WITH(3)
+  if (parts == 1) return with([&] { return std::make_unique<Worker<1>>(call); });
+  if (parts == 2) return with([&] { return std::make_unique<Worker<2>>(call); });
+  if (parts == 3) return with([&] { return std::make_unique<Worker<3>>(call); });
 #endif
-#undef WITH
   return 1;
 }
 
@@ -457,7 +537,10 @@ int anysr_has_tiles() {
 #endif
 }
 
-int anysr_liif(const LiifCall* call, int parts) { return run<LiifWorker>(*call, kRows / kCorners, parts); }
+int anysr_liif(const LiifCall* call, int parts) { return run<LiifWorker>(*call, parts); }
 
-int anysr_srno(const SrnoCall* call, int parts) { return run<SrnoWorker>(*call, kRows, parts); }
-}
+int anysr_srno(const SrnoCall* call, int parts) { return run<SrnoWorker>(*call, parts); }
+
+int anysr_linear(const LinearCall* call, int parts) { return run<LinearWorker>(*call, parts); }
+
+}  // extern "C"
