@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anysr.fast_conv import fast_conv3x3
 from anysr.geometry import Pair
 from anysr.slimmable import SlimConv2d, prefix
 
@@ -77,21 +78,21 @@ def weave(pooled_BC: Tensor, scale: Pair, interval: int) -> Tensor:
 
 
 def gated_conv3x3(conv: SlimConv2d, gate: Interweave | None, x_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
-    """gate(mean(y)) * y, y the first ``width`` channels of ``conv``; y alone without a gate.
+    """relu(gate(mean(y)) * y), y the first ``width`` channels of ``conv``; relu(y) without a gate.
 
     The mean of a convolution is linear in sums of its input, so without gradients the gate is known
     beforehand and goes into the weights, of each image its own: per pixel it costs nothing.
     """
+    weight, bias = prefix(conv, x_BCHW.shape[1], width)
     if gate is None:
-        return conv(x_BCHW, width)
+        return fast_conv3x3(x_BCHW, weight, bias, relu=True)
     if torch.is_grad_enabled():
         y = conv(x_BCHW, width)
-        return y * gate(y.mean(dim=(2, 3)), scale)
-    weight, bias = prefix(conv, x_BCHW.shape[1], width)
+        return torch.relu_(y * gate(y.mean(dim=(2, 3)), scale))
     pooled = (tap_sums(x_BCHW).flatten(1) @ weight.flatten(1).float().t()) / x_BCHW[0, 0].numel()
     gate_BK1 = gate((pooled + bias).to(weight.dtype), scale)[..., 0]
     gated = [
-        F.conv2d(x, weight * a[..., None, None], bias * a[:, 0], padding=1)
+        fast_conv3x3(x, weight * a[..., None, None], bias * a[:, 0], relu=True)
         for x, a in zip(one_by_one(x_BCHW), gate_BK1, strict=True)
     ]
     return gated[0] if len(gated) == 1 else torch.cat(gated)

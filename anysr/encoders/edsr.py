@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from anysr.encoders.adaption import ScaleAdaption, make_adaptions
+from anysr.fast_conv import fast_conv3x3
 from anysr.geometry import Pair
 from anysr.interweave import Interweave, InterweaveConfig, gated_conv3x3
-from anysr.slimmable import SlimConv2d
+from anysr.slimmable import SlimConv2d, prefix
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,8 @@ class EdsrBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
         branch = gated_conv3x3(self.conv1, self.gate, x_BCHW, scale, width)
-        branch = self.conv2(torch.relu_(branch))
-        return x_BCHW + (branch if self.residual_scale == 1 else branch * self.residual_scale)
+        weight, bias = prefix(self.conv2, branch.shape[1], None)
+        return fast_conv3x3(branch, weight, bias, skip=x_BCHW, factor=self.residual_scale)
 
 
 class Edsr(nn.Module):
@@ -97,7 +98,8 @@ class Edsr(nn.Module):
             deep = block(deep, scale, width)
             if self.config.adapt_every and i % self.config.adapt_every == 0:
                 deep = self.adaptions[i // self.config.adapt_every - 1](deep, scale)
-        return shallow + self.tail(deep)
+        weight, bias = prefix(self.tail, deep.shape[1], None)
+        return fast_conv3x3(deep, weight, bias, skip=shallow)
 
     def macs(self, lr_size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image of h x w."""

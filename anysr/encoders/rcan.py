@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from anysr.encoders.adaption import ScaleAdaption, make_adaptions
+from anysr.fast_conv import fast_conv3x3
 from anysr.geometry import Pair
 from anysr.interweave import Interweave, InterweaveConfig, gated_conv3x3
-from anysr.slimmable import SlimConv2d
+from anysr.slimmable import SlimConv2d, prefix
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,8 @@ class RcanBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
         branch = gated_conv3x3(self.conv1, self.gate, x_BCHW, scale, width)
-        return x_BCHW + self.attention(self.conv2(torch.relu_(branch)))
+        weight, bias = prefix(self.conv2, branch.shape[1], None)
+        return x_BCHW + self.attention(fast_conv3x3(branch, weight, bias))
 
 
 class RcanGroup(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from ctypes import Structure, byref, c_int32, c_void_p
+from ctypes import Structure, byref, c_float, c_int32, c_void_p
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +14,8 @@ from anysr.decoders.grid import Strip
 from anysr.geometry import AxisCorners
 from anysr.native.library import kernels
 
-# Columns and rows that the kernels multiply at a time; widths are padded to it with zeros.
-PAIR = 32
+# Inputs that the kernels multiply at a time, and outputs; widths are padded with zeros.
+PAIR, TILE = 32, 16
 
 
 def parts_for(feat: Tensor) -> int | None:
@@ -37,9 +37,9 @@ def parts_for(feat: Tensor) -> int | None:
     return 3 if torch.get_float32_matmul_precision() == "highest" else 2
 
 
-def padded(width: int) -> int:
+def padded(width: int, to: int = PAIR) -> int:
     """The next multiple of what the kernels multiply at a time."""
-    return -(-width // PAIR) * PAIR
+    return -(-width // to) * to
 
 
 class _Layer(Structure):
@@ -83,8 +83,17 @@ class _LinearCall(Structure):
     ]
 
 
+class _ConvCall(Structure):
+    _fields_ = [  # noqa: RUF012
+        *((name, c_void_p) for name in ("x", "skip", "out", "layer")),
+        *((name, c_int32) for name in ("height", "width", "num_in", "num_out", "relu")),
+        ("factor", c_float),
+        ("threads", c_int32),
+    ]
+
+
 class PackedLayers:
-    """Linear layers that follow each other, each padded to whole pairs and laid out for ``parts``."""
+    """Linear layers that follow each other, each padded and laid out for ``parts``."""
 
     def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], parts: int) -> None:
         self._kept = [_packed(weight.detach(), bias.detach(), parts) for weight, bias in layers]
@@ -96,18 +105,18 @@ class PackedLayers:
 
 
 def _packed(weight_NK: Tensor, bias_N: Tensor, parts: int) -> tuple[Tensor, Tensor, int]:
-    """Weights in panels of 32 columns: (in, 32) float32, or (parts, in / 32, 2 tiles, 16 pairs, 16, 2) bfloat16."""
-    num_out, num_in = (padded(n) for n in weight_NK.shape)
+    """Weights in tiles of 16 columns: each (in, 16) float32, or (parts, in / 32, 16 pairs, 16, 2) bfloat16."""
+    num_in, num_out = padded(weight_NK.shape[1]), padded(len(weight_NK), TILE)
     weight = F.pad(weight_NK.float(), (0, num_in - weight_NK.shape[1], 0, num_out - len(weight_NK)))
     bias = F.pad(bias_N.float(), (0, num_out - len(bias_N)))
     if parts == 0:
-        return weight.view(-1, PAIR, num_in).transpose(1, 2).contiguous(), bias, num_in
+        return weight.view(-1, TILE, num_in).transpose(1, 2).contiguous(), bias, num_in
     split = []
     for _ in range(parts):
         split.append(weight.bfloat16())
         weight = weight - split[-1].float()
-    tiles = torch.stack(split).view(parts, num_out // PAIR, 2, 16, num_in // PAIR, 16, 2)
-    return tiles.permute(1, 0, 4, 2, 5, 3, 6).contiguous(), bias, num_in
+    tiles = torch.stack(split).view(parts, num_out // TILE, TILE, num_in // PAIR, TILE, 2)
+    return tiles.permute(1, 0, 3, 4, 2, 5).contiguous(), bias, num_in
 
 
 class ImageGrid:
@@ -131,11 +140,35 @@ class ImageGrid:
 
 
 def linear(x_QK: Tensor, layer: PackedLayers, parts: int) -> Tensor:
-    """(Q, N) of one linear layer whose N is a multiple of ``PAIR``, in the type of the rows."""
+    """(Q, N) of one linear layer whose N is a multiple of ``TILE``, in the type of the rows."""
     x_QK = x_QK.contiguous()
     out = x_QK.new_empty(len(x_QK), layer.structures[0].num_out)
     pointers = x_QK.data_ptr(), out.data_ptr(), ctypes.cast(layer.structures, c_void_p)
     _run("anysr_linear", _LinearCall(*pointers, *x_QK.shape, torch.get_num_threads()), parts)
+    return out
+
+
+def conv3x3(
+    x_BhwC: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    parts: int,
+    relu: bool = False,
+    skip_BhwN: Tensor | None = None,
+    factor: float = 1.0,
+) -> Tensor:
+    """skip + factor * relu(convolution), same-padded, (B, h, w, N); all images contiguous in this order."""
+    batch, height, width, num_in = x_BhwC.shape
+    rows = F.pad(weight.permute(0, 2, 3, 1), (0, padded(num_in, TILE) - num_in)).flatten(2)
+    rows = F.pad(rows, (0, padded(rows.shape[2]) - rows.shape[2])).flatten(1)
+    layer = PackedLayers([(rows, bias)], parts)
+    assert x_BhwC.is_contiguous() and (skip_BhwN is None or skip_BhwN.is_contiguous())
+    out = x_BhwC.new_empty(batch, height, width, len(weight))
+    for b in range(batch):
+        skip = None if skip_BhwN is None else skip_BhwN[b].data_ptr()
+        pointers = x_BhwC[b].data_ptr(), skip, out[b].data_ptr(), ctypes.cast(layer.structures, c_void_p)
+        shape = height, width, num_in, len(weight)
+        _run("anysr_conv3x3", _ConvCall(*pointers, *shape, relu, factor, torch.get_num_threads()), parts)
     return out
 
 

@@ -22,6 +22,7 @@
 #include <memory>
 #include <mutex>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #ifdef __AMX_BF16__
@@ -42,15 +43,17 @@ inline Vec load(const float* at) { return _mm512_loadu_ps(at); }
 inline Vec load(const Bf16* at) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)at)), 16));
 }
-inline Vec load(const float* at, int num) { return _mm512_maskz_loadu_ps(num < kLanes ? (1u << num) - 1 : 0xffff, at); }
+inline __mmask16 first_lanes(int num) { return num < kLanes ? (1u << num) - 1 : 0xffff; }
+inline Vec load(const float* at, int num) { return _mm512_maskz_loadu_ps(first_lanes(num), at); }
 inline Vec load(const Bf16* at, int num) {
-  Bf16 some[kLanes] = {};
-  std::memcpy(some, at, std::min(num, kLanes) * sizeof(Bf16));
-  return load(some);
+  const __m256i half = _mm256_maskz_loadu_epi16(first_lanes(num), at);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
 }
-inline void store(float* at, Vec x) { _mm512_storeu_ps(at, x); }
+inline void store(float* at, Vec x, int num) { _mm512_mask_storeu_ps(at, first_lanes(num), x); }
 #ifdef __AVX512BF16__
-inline void store(Bf16* at, Vec x) { _mm256_storeu_si256((__m256i*)at, (__m256i)_mm512_cvtneps_pbh(x)); }
+inline void store(Bf16* at, Vec x, int num) {
+  _mm256_mask_storeu_epi16(at, first_lanes(num), (__m256i)_mm512_cvtneps_pbh(x));
+}
 #endif
 inline Vec all(float x) { return _mm512_set1_ps(x); }
 inline Vec relu(Vec x) { return _mm512_max_ps(x, _mm512_setzero_ps()); }
@@ -82,8 +85,8 @@ struct Buffer {  // aligned for tiles
 
 extern "C" {
 
-struct Layer {  // in and out padded to whole pairs by zeros
-  const void* weight;
+struct Layer {  // in padded to whole pairs, out to whole tiles, by zeros
+  const void* weight;  // one tile of 16 columns after the other
   const float* bias;
   int32_t in, out;
 };
@@ -105,51 +108,67 @@ struct Lookup {  // a linear layer of four weighted corner features: rows of `ch
 
 namespace {
 
-// A block's rows as the products read them.
+// Where the products read 32 rows: `stride` apart, in chunks of 32 columns at any offsets.
+template <int parts>
+struct Source {
+  using Value = std::conditional_t<parts == 0, float, Bf16>;
+  const Value* part[parts ? parts : 1];
+  int stride;
+  const int* offsets;
+};
+
+// Rows of numbers as the products read them.
 template <int parts>
 struct Rows {
-  int channels;
-  Buffer<Bf16> buffer;
-  explicit Rows(int channels) : channels(channels), buffer((size_t)parts * kRows * channels) {}
-  Bf16* at(int part, int row) const { return buffer.data + ((size_t)part * kRows + row) * channels; }
-#ifdef __AMX_BF16__
+  using Value = typename Source<parts>::Value;
+  static constexpr int kParts = parts ? parts : 1;
+  int rows, channels;
+  Buffer<Value> buffer;
+
+  // Some room behind the last row, for chunks that reach over it.
+  Rows(int rows, int channels) : rows(rows), channels(channels), buffer((size_t)kParts * rows * channels + kPair) {}
+
+  Value* at(int part, int row) const { return buffer.data + ((size_t)part * rows + row) * channels; }
+
   void store(int row, int col, Vec x) {
+    if constexpr (parts == 0) return _mm512_store_ps(at(0, row) + col, x);
+#ifdef __AMX_BF16__
     for (int part = 0; part < parts; ++part) {
       const __m256i half = (__m256i)_mm512_cvtneps_pbh(x);
       _mm256_store_si256((__m256i*)(at(part, row) + col), half);
       if (part + 1 < parts) x -= load((const Bf16*)&half);
     }
-  }
 #endif
+  }
+
+  Source<parts> from(int row, const int* offsets) const {
+    Source<parts> source{{}, channels, offsets};
+    for (int part = 0; part < kParts; ++part) source.part[part] = at(part, row);
+    return source;
+  }
 };
 
-template <>
-struct Rows<0> {
-  int channels;
-  Buffer<float> buffer;
-  explicit Rows(int channels) : channels(channels), buffer((size_t)kRows * channels) {}
-  float* at(int row) const { return buffer.data + (size_t)row * channels; }
-  void store(int row, int col, Vec x) { _mm512_store_ps(at(row) + col, x); }
-};
-
-// 32 rows times 32 columns of a layer into out (32, 32).
-void multiply(const Rows<0>& rows, int row, const Layer& layer, int col, float* out) {
-  const float* weight = (const float*)layer.weight + (size_t)col * layer.in;  // (in, 32)
+// 32 rows times 32 (or `tiles` 1: 16) columns of a layer into out (32, 32).
+template <int tiles>
+void multiply(const Source<0>& rows, const Layer& layer, int col, float* out) {
+  const float* weight = (const float*)layer.weight + (size_t)col * layer.in;  // (tiles, in, 16)
   constexpr int step = 8;
   for (int first = 0; first < kPair; first += step) {
-    Vec sum[step][2];
-    for (auto& s : sum) s[0] = s[1] = _mm512_setzero_ps();
-    for (int k = 0; k < layer.in; ++k) {
-      const Vec w0 = load(weight + k * kPair), w1 = load(weight + k * kPair + kLanes);
+    Vec sum[step][tiles];
+    for (auto& s : sum)
+      for (auto& t : s) t = _mm512_setzero_ps();
+    for (int chunk = 0; chunk * kPair < layer.in; ++chunk) {
+      const float* from = rows.part[0] + (size_t)first * rows.stride + rows.offsets[chunk];
+      for (int k = 0; k < kPair; ++k) {
+        Vec w[tiles];
+        for (int j = 0; j < tiles; ++j) w[j] = load(weight + ((size_t)j * layer.in + chunk * kPair + k) * kLanes);
 #pragma GCC unroll 8
-      for (int i = 0; i < step; ++i) {
-        const Vec x = all(rows.at(row + first + i)[k]);
-        sum[i][0] = _mm512_fmadd_ps(x, w0, sum[i][0]);
-        sum[i][1] = _mm512_fmadd_ps(x, w1, sum[i][1]);
+        for (int i = 0; i < step; ++i)
+          for (int j = 0; j < tiles; ++j) sum[i][j] = _mm512_fmadd_ps(all(from[(size_t)i * rows.stride + k]), w[j], sum[i][j]);
       }
     }
     for (int i = 0; i < step; ++i)
-      for (int j = 0; j < 2; ++j) _mm512_store_ps(out + (first + i) * kPair + j * kLanes, sum[i][j]);
+      for (int j = 0; j < tiles; ++j) _mm512_store_ps(out + (first + i) * kPair + j * kLanes, sum[i][j]);
   }
 }
 
@@ -170,32 +189,35 @@ struct Tiles {  // a thread's tile registers
   ~Tiles() { _tile_release(); }
 };
 
-// Tiles 0-3 are the sums, 4-5 the rows, 6-7 the columns.
-template <int parts>
-void multiply(const Rows<parts>& rows, int row, const Layer& layer, int col, float* out) {
-  const int stride = layer.in * sizeof(Bf16), steps = layer.in / kPair;
-  constexpr int tile = kLanes * kPair;
-  const Bf16* weight = (const Bf16*)layer.weight + (size_t)col * layer.in * parts;  // (parts, steps, 2 tiles)
+// Tile registers 0-3 are the sums, 4-5 the rows, 6-7 the columns.
+template <int tiles, int parts>
+void multiply(const Source<parts>& rows, const Layer& layer, int col, float* out) {
+  const int stride = rows.stride * sizeof(Bf16), steps = layer.in / kPair;
+  constexpr int size = kLanes * kPair;
+  const Bf16* weight = (const Bf16*)layer.weight + (size_t)col * layer.in * parts;  // (tiles, parts, steps)
+  const Bf16* second = weight + (size_t)parts * steps * size;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
   for (int k = 0; k < steps; ++k) {
     auto take_rows = [&](int part) {
-      const Bf16* at = rows.at(part, row) + k * kPair;
+      const Bf16* at = rows.part[part] + rows.offsets[k];
       _tile_loadd(4, at, stride);
-      _tile_loadd(5, at + (size_t)kLanes * layer.in, stride);
+      _tile_loadd(5, at + (size_t)kLanes * rows.stride, stride);
     };
     auto take_columns = [&](int part) {
-      const Bf16* at = weight + (size_t)(part * steps + k) * 2 * tile;
-      _tile_loadd(6, at, 64);
-      _tile_loadd(7, at + tile, 64);
+      const size_t at = (size_t)(part * steps + k) * size;
+      _tile_loadd(6, weight + at, 64);
+      if constexpr (tiles == 2) _tile_loadd(7, second + at, 64);
     };
     auto add = [] {
       _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
       _tile_dpbf16ps(2, 5, 6);
-      _tile_dpbf16ps(3, 5, 7);
+      if constexpr (tiles == 2) {
+        _tile_dpbf16ps(1, 4, 7);
+        _tile_dpbf16ps(3, 5, 7);
+      }
     };
     // Ordered so that each step loads only one side anew.
     take_rows(0);
@@ -207,25 +229,47 @@ void multiply(const Rows<parts>& rows, int row, const Layer& layer, int col, flo
   }
   const int bytes = kPair * sizeof(float);
   _tile_stored(0, out, bytes);
-  _tile_stored(1, out + kLanes, bytes);
   _tile_stored(2, out + kLanes * kPair, bytes);
-  _tile_stored(3, out + kLanes * kPair + kLanes, bytes);
+  if constexpr (tiles == 2) {
+    _tile_stored(1, out + kLanes, bytes);
+    _tile_stored(3, out + kLanes * kPair + kLanes, bytes);
+  }
 }
 
 #endif
 
-// Applies a layer to all rows; then(row, col, values of 16 columns with the bias).
-template <int parts, class Then>
-void apply(const Rows<parts>& rows, const Layer& layer, Then then) {
+// Applies a layer to `num` times 32 rows; then(row, col, values of 16 columns with the bias).
+template <int parts, class From, class Then>
+void apply_to(int num, From from, const Layer& layer, Then then) {
   alignas(64) float out[kPair * kPair];
   for (int col = 0; col < layer.out; col += kPair) {
-    const Vec bias[2] = {load(layer.bias + col), load(layer.bias + col + kLanes)};
-    for (int row = 0; row < kRows; row += kPair) {
-      multiply(rows, row, layer, col, out);
-      for (int i = 0; i < kPair; ++i)
-        for (int j = 0; j < 2; ++j) then(row + i, col + j * kLanes, load(out + i * kPair + j * kLanes) + bias[j]);
+    const int tiles = std::min(2, (layer.out - col) / kLanes);
+    for (int n = 0; n < num; ++n) {
+      if (tiles == 2)
+        multiply<2>(from(n), layer, col, out);
+      else
+        multiply<1>(from(n), layer, col, out);
+      for (int j = 0; j < tiles; ++j) {
+        const Vec bias = load(layer.bias + col + j * kLanes);
+        for (int i = 0; i < kPair; ++i) then(n * kPair + i, col + j * kLanes, load(out + i * kPair + j * kLanes) + bias);
+      }
     }
   }
+}
+
+// Offsets of chunks that follow each other.
+const int* in_order() {
+  static const std::vector<int> offsets = [] {
+    std::vector<int> o(4096);
+    for (size_t i = 0; i < o.size(); ++i) o[i] = i * kPair;
+    return o;
+  }();
+  return offsets.data();
+}
+
+template <int parts, class Then>
+void apply(const Rows<parts>& rows, const Layer& layer, Then then) {
+  apply_to<parts>(kRows / kPair, [&](int n) { return rows.from(n * kPair, in_order()); }, layer, then);
 }
 
 // Queries of a block form a tile of the image, 4 rows high: neighbours share what they look up.
@@ -300,7 +344,7 @@ template <int parts>
 struct LiifWorker {
   static constexpr int kQueries = kRows / kCorners;
   const LiifCall& call;
-  Rows<parts> rows{call.channels}, next{call.channels};
+  Rows<parts> rows{kRows, call.channels}, next{kRows, call.channels};
   Buffer<float> rgb{(size_t)kRows * kPair};
 
   explicit LiifWorker(const LiifCall& call) : call(call) {}
@@ -356,7 +400,7 @@ struct SrnoWorker {
   static constexpr int kHead = kLanes;  // a head is a vector
   const SrnoCall& call;
   const int width = call.width, heads = width / kHead, channels = (width + kPair - 1) / kPair * kPair;
-  Rows<parts> rows{channels}, next{channels};
+  Rows<parts> rows{kRows, channels}, next{kRows, channels};
   Buffer<float> states{(size_t)kRows * channels}, wide{(size_t)kRows * 2 * channels};
   float inside[kRows];
   std::vector<double> product = std::vector<double>((size_t)heads * kHead * kHead), sums = std::vector<double>(2 * width);
@@ -489,7 +533,7 @@ namespace {
 template <int parts>
 struct LinearWorker {
   const LinearCall& call;
-  Rows<parts> rows{call.layer->in};
+  Rows<parts> rows{kRows, call.layer->in};
 
   explicit LinearWorker(const LinearCall& call) : call(call) {}
 
@@ -502,8 +546,59 @@ struct LinearWorker {
     for (int i = 0; i < num; ++i)
       for (int k = 0; k < call.in; k += kLanes) rows.store(i, k, load(x + (size_t)i * call.in + k, call.in - k));
     apply(rows, *call.layer, [&](int row, int col, Vec y) {
-      if (row < num) store(out + (size_t)row * call.layer->out + col, y);
+      if (row < num) store(out + (size_t)row * call.layer->out + col, y, kLanes);
     });
+  }
+};
+
+}  // namespace
+
+extern "C" struct ConvCall {  // a same-padded 3x3 convolution; pixels hold their channels side by side
+  const void *x, *skip;  // (height, width, in), float32 or bfloat16; skip, which may be null, as out
+  void* out;             // (height, width, num_out)
+  const Layer* layer;    // three rows of taps, each padded to whole pairs
+  int32_t height, width, in, num_out, relu;
+  float factor;  // out = skip + factor * relu(convolution)
+  int32_t threads;
+};
+
+namespace {
+
+template <int parts>
+struct ConvWorker {
+  static constexpr int kHeight = 16, kWidth = 64;  // of a block
+  const ConvCall& call;
+  const int channels = (call.in + kLanes - 1) / kLanes * kLanes, steps = call.layer->in / kPair / 3;
+  Rows<parts> pixels{(kHeight + 2) * (kWidth + 2), channels};
+  std::vector<int> offsets;
+
+  explicit ConvWorker(const ConvCall& call) : call(call) {
+    for (int tap = 0; tap < 3; ++tap)
+      for (int k = 0; k < steps; ++k) offsets.push_back(tap * (kWidth + 2) * channels + k * kPair);
+  }
+
+  int across() const { return (call.width + kWidth - 1) / kWidth; }
+  int count() const { return (call.height + kHeight - 1) / kHeight * across(); }
+
+  void block(int number) {
+    const int top = number / across() * kHeight, left = number % across() * kWidth;
+    for (int y = 0; y < kHeight + 2; ++y)
+      for (int x = 0; x < kWidth + 2; ++x) take(top + y - 1, left + x - 1, y * (kWidth + 2) + x);
+    auto from = [&](int n) { return pixels.from(n / 2 * (kWidth + 2) + n % 2 * kPair, offsets.data()); };
+    apply_to<parts>(kHeight * kWidth / kPair, from, *call.layer, [&](int row, int col, Vec value) {
+      const int y = top + row / kWidth, x = left + row % kWidth, num = call.num_out - col;
+      if (y >= call.height || x >= call.width || num <= 0) return;
+      const size_t at = ((size_t)y * call.width + x) * call.num_out + col;
+      if (call.relu) value = relu(value);
+      if (call.skip) value = load((const Table<parts>*)call.skip + at, num) + all(call.factor) * value;
+      store((Table<parts>*)call.out + at, value, num);
+    });
+  }
+
+  void take(int y, int x, int row) {
+    const bool inside = y >= 0 && y < call.height && x >= 0 && x < call.width;
+    const auto* from = (const Table<parts>*)call.x + ((ptrdiff_t)y * call.width + x) * call.in;
+    for (int k = 0; k < call.in; k += kLanes) pixels.store(row, k, inside ? load(from + k, call.in - k) : all(0));
   }
 };
 
@@ -540,6 +635,8 @@ int anysr_has_tiles() {
 int anysr_liif(const LiifCall* call, int parts) { return run<LiifWorker>(*call, parts); }
 
 int anysr_srno(const SrnoCall* call, int parts) { return run<SrnoWorker>(*call, parts); }
+
+int anysr_conv3x3(const ConvCall* call, int parts) { return run<ConvWorker>(*call, parts); }
 
 int anysr_linear(const LinearCall* call, int parts) { return run<LinearWorker>(*call, parts); }
 

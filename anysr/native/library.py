@@ -44,7 +44,9 @@ def _load() -> ctypes.CDLL | None:
     if compiler is None or not torch.cpu.get_capabilities().get("avx512_f"):
         return None
     try:
-        return ctypes.CDLL(str(_built(compiler)))
+        library = ctypes.CDLL(str(_built(compiler)))
+        library.anysr_has_tiles()  # asks the system for leave to use them, once for the process
+        return library
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         first = detail.strip().splitlines()[0] if detail.strip() else type(error).__name__
