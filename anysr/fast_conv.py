@@ -21,7 +21,7 @@ def fast_conv3x3(
     skip: Tensor | None = None,
     factor: float = 1.0,
 ) -> Tensor:
-    """skip + factor * relu(same-padded convolution), the ReLU and the skip as asked for; with gradients."""
+    """Skip + factor * relu(same-padded convolution), the ReLU and the skip as asked for; with gradients."""
     parts = _parts(x_BCHW, weight)
     if parts is not None:
         skip_BhwN = None if skip is None else _pixels(skip)

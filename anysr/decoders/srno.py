@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from anysr.decoders.corner_lift import CornerGrid, CornerLift, LiftedBlock, LiftedBlocks
 from anysr.decoders.galerkin import Galerkin, Moments, PreparedMix
 from anysr.decoders.grid import CORNERS
-from anysr.fast_linear import FastLinear
 from anysr.decoders.srno_fused import FUSED_HEAD, FusedSrno
+from anysr.fast_linear import FastLinear
 from anysr.geometry import (
     GridQueries,
     Pair,

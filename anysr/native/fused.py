@@ -43,11 +43,11 @@ def padded(width: int, to: int = PAIR) -> int:
 
 
 class _Layer(Structure):
-    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("num_in", c_int32), ("num_out", c_int32)]  # noqa: RUF012
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("num_in", c_int32), ("num_out", c_int32)]
 
 
 class _Grid(Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, c_void_p) for name in ("index_y", "index_x", "rel_y", "rel_x")),
         *((name, c_int32) for name in ("height", "width", "top", "bottom", "first_row", "lr_cols")),
         ("rgb", c_void_p),
@@ -55,11 +55,11 @@ class _Grid(Structure):
 
 
 class _Lookup(Structure):
-    _fields_ = [("feat", c_void_p), ("row", c_void_p), ("col", c_void_p), ("channels", c_int32)]  # noqa: RUF012
+    _fields_ = [("feat", c_void_p), ("row", c_void_p), ("col", c_void_p), ("channels", c_int32)]
 
 
 class _LiifCall(Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("grid", _Grid),
         *((name, c_void_p) for name in ("table", "rel_weight", "layers")),
         *((name, c_int32) for name in ("channels", "num_layers", "threads")),
@@ -67,7 +67,7 @@ class _LiifCall(Structure):
 
 
 class _SrnoCall(Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         ("grid", _Grid),
         ("first", _Lookup),
         ("second", _Lookup),
@@ -77,14 +77,14 @@ class _SrnoCall(Structure):
 
 
 class _LinearCall(Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, c_void_p) for name in ("x", "out", "layer")),
         *((name, c_int32) for name in ("rows", "num_in", "threads")),
     ]
 
 
 class _ConvCall(Structure):
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         *((name, c_void_p) for name in ("x", "skip", "out", "layer")),
         *((name, c_int32) for name in ("height", "width", "num_in", "num_out", "relu")),
         ("factor", c_float),
@@ -157,7 +157,7 @@ def conv3x3(
     skip_BhwN: Tensor | None = None,
     factor: float = 1.0,
 ) -> Tensor:
-    """skip + factor * relu(convolution), same-padded, (B, h, w, N); all images contiguous in this order."""
+    """Skip + factor * relu(convolution), same-padded, (B, h, w, N); all images contiguous in this order."""
     batch, height, width, num_in = x_BhwC.shape
     rows = F.pad(weight.permute(0, 2, 3, 1), (0, padded(num_in, TILE) - num_in)).flatten(2)
     rows = F.pad(rows, (0, padded(rows.shape[2]) - rows.shape[2])).flatten(1)
