@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from anysr.fast_conv import fast_conv3x3
 from anysr.geometry import Pair
 from anysr.slimmable import SlimConv2d, prefix
 
@@ -87,17 +88,18 @@ def weave(pooled_BC: Tensor, scale: Pair, interval: int) -> Tensor:
 
 
 def gated_conv3x3(conv: SlimConv2d, gate: Interweave | None, x_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
-    """gate(mean(y)) * y, y the first ``width`` channels of ``conv``; y alone without a gate.
+    """relu(gate(mean(y)) * y), y the first ``width`` channels of ``conv``; relu(y) without a gate.
 
     The mean of a convolution is linear in sums of its input, so without gradients the gate is known
     beforehand and goes into the weights, of each image its own: per pixel it costs nothing.
     """
+    weight, bias = prefix(conv, x_BCHW.shape[1], width)
     if gate is None:
-        return conv(x_BCHW, width)
+        return fast_conv3x3(x_BCHW, weight, bias, relu=True)
     if torch.is_grad_enabled():
         y = conv(x_BCHW, width)
-        return y * gate(_Mean.apply(y), scale)
-    gated = [F.conv2d(x, *gated_weights(conv, gate, x, scale, width), padding=1) for x in one_by_one(x_BCHW)]
+        return torch.relu_(y * gate(_Mean.apply(y), scale))
+    gated = [fast_conv3x3(x, *gated_weights(conv, gate, x, scale, width), relu=True) for x in one_by_one(x_BCHW)]
     return gated[0] if len(gated) == 1 else torch.cat(gated)
 
 

@@ -62,9 +62,13 @@ class SegmentConv2d(nn.Conv2d):
         self.columns = columns
 
     def forward(self, x_BCHW: Tensor, segments: Sequence[int] | None = None, out_channels: int | None = None) -> Tensor:
+        weight, bias = self.narrow(segments or self.segments, out_channels)
+        return F.conv2d(x_BCHW, weight, bias, padding=self.padding)
+
+    def narrow(self, segments: Sequence[int], out_channels: int | None) -> tuple[Tensor, Tensor]:
+        """Weight and bias for segments of these widths."""
         assert self.bias is not None
-        weight = self.narrow_weight(segments or self.segments, out_channels)
-        return F.conv2d(x_BCHW, weight, self.bias[:out_channels], padding=self.padding)
+        return self.narrow_weight(segments, out_channels), self.bias[:out_channels]
 
     def narrow_weight(self, segments: Sequence[int], out_channels: int | None) -> Tensor:
         """The weight's columns for segments of these widths."""

@@ -2,27 +2,42 @@
 
     python -m benchmarks.fast_vs_textbook --networks liif srno --scales 2 2.7 4 --size 256 --out results.csv
 
-The textbook form (tests/textbook.py) runs in float32, whole image, without gradients: as published.
+The textbook form (tests/textbook.py) runs in float32, whole image, without gradients: as published,
+once for each network, scale and round; then each precision, subnet and ``--kernels`` choice of ours.
 ``--train`` times an optimiser step instead (batch 4, LR 48 x 48, 2,304 queries each, data excluded).
 Times are the process's own on one thread (``time.process_time``), so that a busy machine disturbs
 them little, and wall time on more. ``peak_gflops`` is the best float32 product measured beforehand.
+``python -m benchmarks.plot_fast results.csv`` draws the picture; docs/speed.md tells what was found.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import itertools
+import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
 
-from anysr import AnySR, EdsrConfig, InterweaveConfig, LiifConfig, MetaSrConfig, ModelConfig, SrnoConfig, cost
+from anysr import (
+    AnySR,
+    EdsrConfig,
+    InterweaveConfig,
+    LiifConfig,
+    MetaSrConfig,
+    ModelConfig,
+    SrnoConfig,
+    SubnetConfig,
+    cost,
+)
 from anysr.fast_linear import FastLinear
+from anysr.model import SubnetChoice
 from tests import textbook
 
 NETWORKS = {
@@ -33,6 +48,12 @@ NETWORKS = {
 }
 
 
+# Whole networks that narrow: encoder and decoder at 1/2 and 3/4, in whole tiles of the products.
+_NARROW = (SubnetConfig((1.0, 2.0), 0.5, 0.5), SubnetConfig((2.0, 3.0), 0.75, 0.75), SubnetConfig((3.0, 4.0)))
+for _name in ("liif", "srno"):
+    NETWORKS[f"{_name}-narrow"] = replace(NETWORKS[_name], subnets=_NARROW)
+
+
 @dataclass
 class Row:
     """One line of the results; seconds are the best of the repeats."""
@@ -41,6 +62,7 @@ class Row:
     network: str
     subnet: str
     precision: str
+    kernels: str
     scale: float
     lr_px: int
     textbook_s: float
@@ -49,10 +71,13 @@ class Row:
     textbook_encoder_s: float
     fast_encoder_s: float
     upsampler_ratio: float
+    gmacs: float
     executed_gflops: float
+    upsampler_gflops: float
     peak_gflops: float
     largest_difference: float
     threads: int
+    load: float
     cpu: str
     torch: str
     python: str
@@ -60,22 +85,19 @@ class Row:
 
 
 def main() -> None:
-    """Measure and write one CSV row per network, scale and precision."""
+    """Measure and write one CSV row per network, scale, precision, subnet and kernel choice."""
     args = parse()
     torch.set_num_threads(args.threads)
-    hardware = (args.threads, cpu_name(), torch.__version__, platform.python_version(), commit())
     peak = peak_gflops(args.threads)
     with args.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Row)])
         writer.writeheader()
-        for network in args.networks:
-            for scale in args.scales:
-                for precision in args.precisions:
-                    row = measure(args, network, scale, precision, peak, hardware)
-                    writer.writerow(asdict(row))
-                    file.flush()
-                    seconds = f"{row.textbook_s:.2f} s -> {row.fast_s:.2f} s"
-                    print(f"{network} x{scale} {precision}: {seconds}, {row.ratio:.2f}x", flush=True)
+        for network, scale in itertools.product(args.networks, args.scales):
+            for row in measure(args, network, scale, peak):
+                writer.writerow(asdict(row))
+                file.flush()
+                how = f"{row.network} x{scale:g} {row.subnet} {row.precision} kernels {row.kernels}"
+                print(f"{how}: {row.textbook_s:.2f} s -> {row.fast_s:.2f} s, {row.ratio:.2f}x", flush=True)
 
 
 def parse() -> argparse.Namespace:
@@ -84,7 +106,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--scales", nargs="+", type=float, default=[2.0, 2.7, 4.0])
     parser.add_argument("--precisions", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
-    parser.add_argument("--subnet", default="full", choices=["full", "auto"])
+    parser.add_argument("--subnets", nargs="+", default=["full"], help='"full", "auto" or indices')
+    parser.add_argument("--kernels", nargs="+", choices=["on", "off"], default=["on", "off"], help="ANYSR_KERNELS")
     parser.add_argument("--size", type=int, default=256, help="height and width of the LR image")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=2)
@@ -93,59 +116,76 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(
-    args: argparse.Namespace,
-    network: str,
-    scale: float,
-    precision: str,
-    peak: float,
-    hardware: tuple[int, str, str, str, str],
-) -> Row:
-    """Textbook and fast form turn by turn."""
+def measure(args: argparse.Namespace, network: str, scale: float, peak: float) -> Iterator[Row]:
+    """The textbook and every fast form of one network at one scale, turn by turn."""
     torch.manual_seed(0)
     model = AnySR(NETWORKS[network]).train(args.train)
     task = training_step if args.train else inference
-    runs = task(model, scale, precision, args)
-    seconds, answers = interleaved(runs, args.repeats, args.threads)
-    book, fast, book_encoder, fast_encoder = seconds
+    kernels = ["off"] if args.train else args.kernels
+    cases = list(itertools.product([_subnet(name) for name in args.subnets], args.precisions, kernels))
+    runs = [run for case in cases for run in task(model, scale, *case, args)[2:]]
+    book_runs = task(model, scale, "full", "float32", "off", args)[:2]
+    seconds, answers = interleaved([*book_runs, *runs], args.repeats, args.threads)
+    book, book_encoder = seconds[:2]
     size = 48 if args.train else args.size
-    gflops = 2e-9 * cost(model, (size, size), scale, args.subnet).executed_macs / fast
-    difference = (
-        0.0 if answers[0] is None or answers[1] is None else float((answers[0] - answers[1].float()).abs().max())
-    )
-    return Row(
-        "train" if args.train else "infer", network, args.subnet, precision, scale, size, book, fast, book / fast,
-        book_encoder, fast_encoder, (book - book_encoder) / max(fast - fast_encoder, 1e-3),
-        0.0 if args.train else gflops, peak, difference, *hardware,
-    )  # fmt: skip
+    for i, (subnet, precision, kernel) in enumerate(cases):
+        fast, fast_encoder = seconds[2 + 2 * i : 4 + 2 * i]
+        costs = cost(model, (size, size), scale, subnet)
+        upsampler_s = max(fast - fast_encoder, 1e-3)
+        executed = costs.executed_macs - costs.encoder_macs
+        difference = float("nan")
+        if subnet == "full" and not args.train:
+            assert answers[0] is not None and answers[2 + 2 * i] is not None
+            difference = float((answers[0] - answers[2 + 2 * i].float()).abs().max())
+        yield Row(
+            "train" if args.train else "infer", network, str(subnet), precision, kernel, scale, size, book, fast,
+            book / fast, book_encoder, fast_encoder, (book - book_encoder) / upsampler_s, 1e-9 * costs.macs,
+            2e-9 * costs.executed_macs / fast, 2e-9 * executed / upsampler_s, peak, difference, args.threads,
+            os.getloadavg()[0], cpu_name(), torch.__version__, platform.python_version(), commit(),
+        )  # fmt: skip
+
+
+def _subnet(name: str) -> SubnetChoice:
+    return int(name) if name.isdigit() else name  # type: ignore[return-value]
 
 
 Run = Callable[[], torch.Tensor | None]
 
 
-def inference(model: AnySR, scale: float, precision: str, args: argparse.Namespace) -> list[Run]:
-    """Whole network and encoder alone, textbook and fast."""
-    lr = torch.rand(1, 3, args.size, args.size)
-    given = AnySR(model.config).eval()
-    given.load_state_dict(model.state_dict())
-    given.to(getattr(torch, precision))
-    chosen = model.subnet_for(args.subnet, scale)
+def inference(
+    model: AnySR, scale: float, subnet: SubnetChoice, precision: str, kernels: str, args: argparse.Namespace
+) -> list[Run]:
+    """Textbook and its encoder, then ours and its encoder; a subnet in its own, physically smaller form."""
+    lr = torch.rand(1, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
+    chosen = model.subnet_for(subnet, scale)
+    given = model.extract(chosen.index).fuse().eval().to(getattr(torch, precision))
     pair, width = (scale, scale), chosen.encoder_channels
+    low = lr.to(getattr(torch, precision))
+
+    def with_kernels(run: Run) -> Run:
+        def switched() -> torch.Tensor | None:
+            os.environ["ANYSR_KERNELS"] = kernels
+            return run()
+
+        return switched
+
     runs: list[Run] = [
-        lambda: textbook.enlarge(model, lr, scale, args.subnet),
-        lambda: given(lr, scale, subnet=args.subnet),
+        lambda: textbook.enlarge(model, lr, scale, subnet),
         lambda: textbook.edsr(model.encoder, lr, pair, width),
-        lambda: model.encoder(lr, pair, width),
+        with_kernels(lambda: given(lr, scale)),
+        with_kernels(lambda: given.encoder(low, pair, width)),
     ]
     return [torch.no_grad()(run) for run in runs]
 
 
-def training_step(model: AnySR, scale: float, precision: str, args: argparse.Namespace) -> list[Run]:
+def training_step(
+    model: AnySR, scale: float, subnet: SubnetChoice, precision: str, _kernels: str, _args: argparse.Namespace
+) -> list[Run]:
     """Forward, backward and Adam; the encoder's share is not separated."""
     lr, coord, hr = torch.rand(4, 3, 48, 48), torch.rand(4, 2304, 2) * 2 - 1, torch.rand(4, 2304, 3)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
     size = round(48 * scale)
-    chosen = model.subnet_for(args.subnet, scale)
+    chosen = model.subnet_for(subnet, scale)
 
     def step(forward: Callable[[], torch.Tensor]) -> None:
         optimizer.zero_grad()
@@ -160,21 +200,24 @@ def training_step(model: AnySR, scale: float, precision: str, args: argparse.Nam
 
     def fast() -> torch.Tensor:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
-            return model(lr, scale, coord=coord, subnet=args.subnet)
+            return model(lr, scale, coord=coord, subnet=subnet)
 
-    return [lambda: step(book), lambda: step(fast), lambda: None, lambda: None]
+    return [lambda: step(book), lambda: None, lambda: step(fast), lambda: None]
 
 
 def interleaved(runs: list[Run], repeats: int, threads: int) -> tuple[list[float], list[torch.Tensor | None]]:
-    """Best time of each, and its answer, one round after the other."""
+    """Best time of each, and its answer, one round after the other; short runs several times a round."""
     clock = time.process_time if threads == 1 else time.perf_counter
     best = [float("inf")] * len(runs)
     answers: list[torch.Tensor | None] = [None] * len(runs)
     for _ in range(repeats):
         for i, run in enumerate(runs):
-            start = clock()
-            answers[i] = run()
-            best[i] = min(best[i], clock() - start)
+            for _ in range(3):
+                start = clock()
+                answers[i] = run()
+                best[i] = min(best[i], clock() - start)
+                if best[i] > 5:
+                    break
     return best, answers
 
 

@@ -1,10 +1,13 @@
 """The published networks written down plainly, on the weights of ours: the reference for answers and gradients.
 
 Whole image at once, one query at a time in meaning, nothing reordered. Written from the papers'
-formulas (METHOD 1 to 3); slow and hungry on purpose.
+formulas, with the operators and the memory layout of the released code (features and hidden states
+planar, one corner after the other, inputs concatenated as they are there), so that its time is theirs.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -84,12 +87,11 @@ def bilinear(image: Tensor, coord: Tensor) -> Tensor:
     return sampled[:, :, 0].transpose(1, 2)
 
 
-def corners(feat: Tensor, coord: Tensor) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
-    """Features, relative coordinates and blend weights of the four neighbours of each query."""
+def corners(feat: Tensor, coord: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Moved coordinates, relative coordinates and area of each of the four neighbours of each query."""
     batch, _, h, w = feat.shape
     size = coord.new_tensor([h, w])
     centres = make_coord((h, w), batch).reshape(batch, h, w, 2).permute(0, 3, 1, 2)
-    feats, rels, areas = [], [], []
     for vy in (-1, 1):
         for vx in (-1, 1):
             moved = coord.clone()
@@ -97,11 +99,7 @@ def corners(feat: Tensor, coord: Tensor) -> tuple[list[Tensor], list[Tensor], li
             moved[..., 1] += vx / w + 1e-6
             moved = moved.clamp(-1 + 1e-6, 1 - 1e-6)
             rel = (coord - nearest(centres, moved)) * size
-            feats.append(nearest(feat, moved))
-            rels.append(rel)
-            areas.append((rel[..., 0] * rel[..., 1]).abs() + 1e-9)
-    total = areas[0] + areas[1] + areas[2] + areas[3]
-    return feats, rels, [(areas[3 - i] / total).unsqueeze(-1) for i in range(4)]
+            yield moved, rel, (rel[..., 0] * rel[..., 1]).abs() + 1e-9
 
 
 def liif(decoder: Liif, feat: Tensor, image: Tensor, coord: Tensor, cell: tuple[float, float], width: int) -> Tensor:
@@ -109,22 +107,33 @@ def liif(decoder: Liif, feat: Tensor, image: Tensor, coord: Tensor, cell: tuple[
     batch, channels, h, w = feat.shape
     unfolded = F.unfold(feat, 3, padding=1).view(batch, channels * 9, h, w)
     rel_cell = coord.new_tensor([cell[0] * h, cell[1] * w]).expand_as(coord)
-    rgb = torch.zeros(())
-    for feats, rel, weight in zip(*corners(unfolded, coord), strict=True):
-        x = torch.cat([feats, rel, rel_cell], -1)
+    preds, areas = [], []
+    for moved, rel, area in corners(unfolded, coord):
+        x = torch.cat([nearest(unfolded, moved), rel], -1)
+        x = torch.cat([x, rel_cell], -1)
         for layer in decoder.layers[:-1]:
             x = torch.relu(F.linear(x, layer.weight[:width, : x.shape[-1]], layer.bias[:width]))
-        rgb = rgb + F.linear(x, decoder.layers[-1].weight[:, :width], decoder.layers[-1].bias) * weight
+        preds.append(F.linear(x, decoder.layers[-1].weight[:, :width], decoder.layers[-1].bias))
+        areas.append(area)
+    total = areas[0] + areas[1] + areas[2] + areas[3]
+    rgb = torch.zeros(())
+    for pred, area in zip(preds, reversed(areas), strict=True):
+        rgb = rgb + pred * (area / total).unsqueeze(-1)
     return rgb if decoder.config.skip == "none" else rgb + bilinear(image, coord)
 
 
 def srno(decoder: Srno, feat: Tensor, image: Tensor, coord: Tensor, cell: tuple[float, float], width: int) -> Tensor:
     """SRNO (2303.02584): lift, Galerkin attention over all queries, two layers, bilinear skip."""
     _, _, h, w = feat.shape
-    feats, rels, weights = corners(feat, coord)
-    rel_cell = coord.new_tensor([cell[0] * h, cell[1] * w]).expand_as(coord)
-    parts = [*rels, *(f * weight for f, weight in zip(feats, weights, strict=True)), rel_cell]
-    x = conv1x1(decoder.conv00, torch.cat(parts, -1).transpose(1, 2).unsqueeze(2), width)
+    feats, rels, areas = [], [], []
+    for moved, rel, area in corners(feat, coord):
+        feats.append(F.grid_sample(feat, moved.flip(-1).unsqueeze(1), mode="nearest", align_corners=False))
+        rels.append(rel.transpose(1, 2).unsqueeze(2))
+        areas.append(area[:, None, None])
+    total = torch.stack(areas).sum(0)
+    weighted = [f * (area / total) for f, area in zip(feats, reversed(areas), strict=True)]
+    rel_cell = coord.new_tensor([cell[0] * h, cell[1] * w]).view(1, 2, 1, 1).expand_as(rels[0])
+    x = conv1x1(decoder.conv00, torch.cat([*rels, *weighted, rel_cell], 1), width)
     for block in decoder.blocks:
         x = galerkin(block, x, width)
     x = conv1x1(decoder.fc2, F.gelu(conv1x1(decoder.fc1, x, width)), 3)

@@ -79,10 +79,10 @@ class CornerLift:
         weight = weight.float()
         return CornerLift(weight @ self.feat, self.row @ weight.t() + bias, self.col @ weight.t())
 
-    def projection(self, dtype: torch.dtype) -> FastLinear:
-        """The features' share, all corners at once: D to 4 K."""
-        weight = self.feat.flatten(0, 1).to(dtype)
-        return FastLinear(weight, weight.new_zeros(len(weight)))
+    def projection(self) -> tuple[Tensor, Tensor]:
+        """The features' share, all corners at once, as a linear layer from D to 4 K."""
+        weight = self.feat.flatten(0, 1)
+        return weight, weight.new_zeros(len(weight))
 
 
 class LiftedBlock:
@@ -102,7 +102,8 @@ class LiftedBlocks:
 
     def __init__(self, grid: CornerGrid, feat_Dhw: Tensor, lifts: list[CornerLift]) -> None:
         self.grid, self.feat_Dhw, self.lifts = grid, feat_Dhw, lifts
-        self._projections = [lift.projection(feat_Dhw.dtype) for lift in lifts]
+        dtype = feat_Dhw.dtype
+        self._projections = [FastLinear(*(t.to(dtype) for t in lift.projection())) for lift in lifts]
         self._at: tuple[Strip, list[Tensor]] | None = None
 
     def __iter__(self) -> Iterator[LiftedBlock]:

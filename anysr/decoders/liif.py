@@ -7,7 +7,7 @@ only the two-column share of the relative coordinate remains per query and corne
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -19,6 +19,7 @@ from anysr.decoders.corner_mlp import corner_mlp
 from anysr.decoders.grid import (
     CORNERS,
     Rows,
+    Strip,
     assemble,
     block_pixels,
     blocks,
@@ -40,6 +41,7 @@ from anysr.geometry import (
     ensemble_weights,
     pixel_centres,
 )
+from anysr.native.fused import ImageGrid, PackedLayers, StripGrid, liif_strip, padded, parts_for
 from anysr.slimmable import SlimLinear, prefix
 
 
@@ -154,31 +156,62 @@ class Liif(nn.Module):
         axes = [
             axis_corners(pixel_centres(n, feat_BDhw.device), m) for n, m in zip(queries.size, (rows, cols), strict=True)
         ]
-        places = _Places(axes[0], axes[1], cols)
         kernel, bias, rel_weight = (t.to(dtype) for t in self._kernel((rows, cols), queries.cell, width))
-        tail = self._tail(width, dtype)
-        for strip in strips(places.ys.index, strip_rows(feat_BDhw, cols * width * dtype.itemsize)):
+        if (parts := parts_for(feat_BDhw)) is None:
+            decode = self._plain_strips(axes, cols, rel_weight, width)
+        else:
+            kernel, bias, rel_weight = _pad_channels(kernel, bias, rel_weight)
+            decode = self._fused_strips(axes, cols, rel_weight, width, parts)
+        for strip in strips(axes[0].index, strip_rows(feat_BDhw, cols * len(bias) * dtype.itemsize)):
             for b in range(batch):
                 rgb_3RW = torch.empty(3, strip.bottom - strip.top, queries.size[1], device=feat_BDhw.device)
                 with torch.autocast(feat_BDhw.device.type, enabled=False):
-                    projected = conv3x3_rows(feat_BDhw[b], kernel, bias, strip)
-                    table = torch.cat([projected, rel_weight])  # rel multiplies the last two rows
-                    for r, c in blocks(strip, queries.size[1], block_pixels(table)):
-                        inside = slice(r.start - strip.top, r.stop - strip.top)
-                        rgb_3RW[:, inside, c] = _decode_block(table, tail, strip.first, places, r, c)
+                    decode(strip, conv3x3_rows(feat_BDhw[b], kernel, bias, strip), rgb_3RW)
                 if self.config.skip == "bilinear":
                     rgb_3RW += bilinear_rows(image_B3hw[b, None], queries.size, strip.top, strip.bottom)[0]
                 yield Rows(b, strip.top, rgb_3RW)
+
+    def _plain_strips(self, axes: list[AxisCorners], cols: int, rel_weight: Tensor, width: int) -> _DecodeStrip:
+        """Block by block through torch's operators."""
+        places, dtype = _Places(axes[0], axes[1], cols), rel_weight.dtype
+        layers, last = self._layers_after_first(width), self.config.num_layers - 1
+        tail = [
+            FastLinear(w.to(dtype), b.to(dtype), "none" if i == last else "relu") for i, (w, b) in enumerate(layers)
+        ]
+
+        def decode(strip: Strip, projected: Tensor, rgb_3RW: Tensor) -> None:
+            table = torch.cat([projected, rel_weight])  # rel multiplies the last two rows
+            for r, c in blocks(strip, rgb_3RW.shape[2], block_pixels(table)):
+                inside = slice(r.start - strip.top, r.stop - strip.top)
+                rgb_3RW[:, inside, c] = _decode_block(table, tail, strip.first, places, r, c)
+
+        return decode
+
+    def _fused_strips(
+        self, axes: list[AxisCorners], cols: int, rel_weight: Tensor, width: int, parts: int
+    ) -> _DecodeStrip:
+        """All layers of a block in one compiled kernel."""
+        layers, rel = PackedLayers(self._layers_after_first(width), parts), rel_weight.float().contiguous()
+        image = ImageGrid(axes[0], axes[1], cols)
+
+        def decode(strip: Strip, projected: Tensor, rgb_3RW: Tensor) -> None:
+            liif_strip(StripGrid(image, strip, rgb_3RW), projected.contiguous(), rel, layers, parts)
+
+        return decode
 
     def _layers_after_first(self, width: int) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias of each."""
         return [prefix(layer, width, width) for layer in self.layers[1:-1]] + [prefix(self.layers[-1], width, 3)]
 
-    def _tail(self, width: int, dtype: torch.dtype) -> list[FastLinear]:
-        """All layers after the first, ready to be applied to many blocks."""
-        parts = self._layers_after_first(width)
-        last = len(parts) - 1
-        return [FastLinear(w.to(dtype), b.to(dtype), "none" if i == last else "relu") for i, (w, b) in enumerate(parts)]
+
+# Fills a strip of an image, given the first layer's share of its features.
+_DecodeStrip = Callable[[Strip, Tensor, Tensor], None]
+
+
+def _pad_channels(kernel: Tensor, bias: Tensor, rel_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first layer with as many hidden units as the compiled kernels take; the new ones stay 0."""
+    more = padded(len(bias)) - len(bias)
+    return F.pad(kernel, (0, 0) * 3 + (0, more)), F.pad(bias, (0, more)), F.pad(rel_weight, (0, more))
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from anysr.decoders.corner_lift import CornerGrid, CornerLift, LiftedBlock, LiftedBlocks
 from anysr.decoders.galerkin import Galerkin, Moments, PreparedMix
 from anysr.decoders.grid import CORNERS, Rows, assemble
+from anysr.decoders.srno_fused import FUSED_HEAD, FusedSrno
 from anysr.fast_linear import FastLinear
 from anysr.geometry import (
     GridQueries,
@@ -30,6 +31,7 @@ from anysr.geometry import (
     bilinear_rows,
     ensemble_weights,
 )
+from anysr.native.fused import parts_for
 from anysr.slimmable import SlimConv2d, prefix
 
 # Hidden states kept between passes instead of being computed again, in bytes.
@@ -173,11 +175,19 @@ class Srno(nn.Module):
                 yield Rows(b, top, rgb_3RW.add_(skip[0]))
 
     def _image_rows(self, feat_Dhw: Tensor, queries: GridQueries, width: int) -> Iterator[tuple[int, Tensor]]:
-        dtype = feat_Dhw.dtype
+        parts = parts_for(feat_Dhw) if self.config.head_channels == FUSED_HEAD else None
         with torch.autocast(feat_Dhw.device.type, enabled=False):
             grid = CornerGrid.over(feat_Dhw, queries.size)
             lift = CornerLift.on(grid, *self._lift_parts(grid.lr_size, queries.cell, width))
-            states = _HiddenStates(grid, feat_Dhw, lift)
+        if parts is None:
+            return self._plain_rows(_HiddenStates(grid, feat_Dhw, lift), width)
+        return self._fused_rows(FusedSrno(grid, feat_Dhw, lift, parts), width)
+
+    def _plain_rows(self, states: _HiddenStates, width: int) -> Iterator[tuple[int, Tensor]]:
+        """Block by block through torch's operators."""
+        feat_Dhw = states.feat_Dhw
+        dtype = feat_Dhw.dtype
+        with torch.autocast(feat_Dhw.device.type, enabled=False):
             for block in self.blocks:
                 total = Moments.zero(1, width, self.config.head_channels, feat_Dhw.device)
                 for centred_Q2K in states.through(*block.keys_values_weight(width)):
@@ -191,11 +201,17 @@ class Srno(nn.Module):
                 if strip is not None:
                     yield strip.top, rgb_3RW
                 strip = block_of.strip
-                rgb_3RW = torch.empty(3, strip.bottom - strip.top, queries.size[1], device=feat_Dhw.device)
+                rgb_3RW = torch.empty(3, strip.bottom - strip.top, states.grid.size[1], device=feat_Dhw.device)
             inside = slice(block_of.rows.start - strip.top, block_of.rows.stop - strip.top)
             rgb_3RW[:, inside, block_of.cols] = _as_image(fc2(fc1(x_QK)), block_of)
         assert strip is not None
         yield strip.top, rgb_3RW
+
+    def _fused_rows(self, states: FusedSrno, width: int) -> Iterator[tuple[int, Tensor]]:
+        """The same passes, each in one compiled kernel."""
+        for block in self.blocks:
+            states.mixes.append(block.mix(states.moments(*block.keys_values_weight(width)), width))
+        yield from states.answer([_flat(self.fc1, width, width), _flat(self.fc2, width, 3)])
 
 
 class _HiddenStates:

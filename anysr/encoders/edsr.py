@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.encoders.adaption import ScaleAdaption, make_adaptions
 from anysr.encoders.tiles import Tile, new_map, sweep
+from anysr.fast_conv import fast_conv3x3
 from anysr.geometry import Pair
 from anysr.interweave import Interweave, InterweaveConfig, gated_conv3x3, gated_weights
-from anysr.slimmable import SlimConv2d
+from anysr.slimmable import SlimConv2d, prefix
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class EdsrBlock(nn.Module):
     def in_tiles(self, x_1Chw: Tensor, scale: Pair, width: int, tile: Tile) -> None:
         """The same in place, window by window."""
         weight, bias = gated_weights(self.conv1, self.gate, x_1Chw, scale, width)
-        sweep(x_1Chw, lambda x, _: self._finish(x, F.conv2d(x, weight, bias, padding=1)), tile, halo=2)
+        sweep(x_1Chw, lambda x, _: self._finish(x, fast_conv3x3(x, weight, bias, relu=True)), tile, halo=2)
 
     def _finish(self, x_BCHW: Tensor, branch_BKHW: Tensor) -> Tensor:
-        branch = self.conv2(torch.relu_(branch_BKHW))
-        return x_BCHW + (branch if self.residual_scale == 1 else branch * self.residual_scale)
+        weight, bias = prefix(self.conv2, branch_BKHW.shape[1], None)
+        return fast_conv3x3(branch_BKHW, weight, bias, skip=x_BCHW, factor=self.residual_scale)
 
 
 class Edsr(nn.Module):
@@ -106,7 +106,8 @@ class Edsr(nn.Module):
             deep = block(deep, scale, width)
             if self.config.adapt_every and i % self.config.adapt_every == 0:
                 deep = self.adaptions[i // self.config.adapt_every - 1](deep, scale)
-        return shallow + self.tail(deep)
+        weight, bias = prefix(self.tail, deep.shape[1], None)
+        return fast_conv3x3(deep, weight, bias, skip=shallow)
 
     def in_tiles(self, image_13hw: Tensor, scale: Pair, width: int, tile: Tile) -> Tensor:
         """The features of one image, computed in windows of ``tile`` pixels; see ``encoders/tiles.py``."""

@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.encoders.adaption import ScaleAdaption, make_adaptions
 from anysr.encoders.tiles import Tile, new_map, sweep
+from anysr.fast_conv import fast_conv3x3
 from anysr.geometry import Pair
 from anysr.interweave import Interweave, InterweaveConfig, gated_conv3x3, gated_weights
-from anysr.slimmable import SlimConv2d
+from anysr.slimmable import SlimConv2d, prefix
 
 
 @dataclass(frozen=True)
@@ -86,17 +86,20 @@ class RcanBlock(nn.Module):
 
     def forward(self, x_BCHW: Tensor, scale: Pair, width: int) -> Tensor:
         branch = gated_conv3x3(self.conv1, self.gate, x_BCHW, scale, width)
-        return x_BCHW + self.attention(self.conv2(torch.relu_(branch)))
+        return x_BCHW + self.attention(self._second(branch))
 
     def in_tiles(self, x_1Chw: Tensor, branch_1Chw: Tensor, scale: Pair, width: int, tile: Tile) -> None:
         """The same in place, window by window; the branch needs a map of its own, for its means."""
         weight, bias = gated_weights(self.conv1, self.gate, x_1Chw, scale, width)
 
         def branch(x: Tensor, _: object) -> Tensor:
-            return self.conv2(torch.relu_(F.conv2d(x, weight, bias, padding=1)))
+            return self._second(fast_conv3x3(x, weight, bias, relu=True))
 
         sweep(x_1Chw, branch, tile, halo=2, out=[branch_1Chw])
         x_1Chw.addcmul_(branch_1Chw, self.attention.factors(branch_1Chw))
+
+    def _second(self, branch_BKHW: Tensor) -> Tensor:
+        return fast_conv3x3(branch_BKHW, *prefix(self.conv2, branch_BKHW.shape[1], None))
 
 
 class RcanGroup(nn.Module):

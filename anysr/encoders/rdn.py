@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from anysr.encoders.adaption import ScaleAdaption, make_adaptions
 from anysr.encoders.tiles import Tile, Window, new_map, sweep
+from anysr.fast_conv import fast_conv3x3
 from anysr.geometry import Pair
 from anysr.interweave import Interweave, InterweaveConfig, one_by_one
 from anysr.slimmable import SegmentConv2d, SlimConv2d
@@ -127,7 +128,8 @@ class DenseBlock(nn.Module):
         sizes = self.config.segments(width)
         dense = x_BCHW
         for i, conv in enumerate(self.convs):
-            dense = torch.cat([dense, torch.relu_(conv(dense, sizes[: i + 1], sizes[i + 1]))], dim=1)
+            weight, bias = conv.narrow(sizes[: i + 1], sizes[i + 1])
+            dense = torch.cat([dense, fast_conv3x3(dense, weight, bias, relu=True)], dim=1)
         return dense
 
     def _first_gated(self, width: int) -> int:

@@ -1,0 +1,228 @@
+"""What ``kernels.cpp`` is called with: its structures, and layers laid out as its products read them."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from ctypes import Structure, byref, c_float, c_int32, c_void_p
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from anysr.decoders.grid import Strip
+from anysr.geometry import AxisCorners
+from anysr.native.library import kernels
+
+# Inputs that the kernels multiply at a time, and outputs; widths are padded with zeros.
+PAIR, TILE = 32, 16
+
+
+def parts_for(feat: Tensor) -> int | None:
+    """How the kernels multiply rows of this type; None means that they cannot, or are not there.
+
+    0 is float32 by FMA, 1 bfloat16 by AMX; 3 and 2 are float32 as so many bfloat16 parts, by AMX: 3 is
+    float32's precision, 2 is what ``torch.set_float32_matmul_precision("high")`` allows.
+    """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or feat.device.type != "cpu":
+        return None
+    library = kernels() if feat.dtype in (torch.float32, torch.bfloat16) else None
+    if library is None:
+        return None
+    tiles = bool(library.anysr_has_tiles())
+    if feat.dtype == torch.bfloat16:
+        return 1 if tiles else None
+    if not tiles:
+        return 0
+    return 3 if torch.get_float32_matmul_precision() == "highest" else 2
+
+
+def padded(width: int, to: int = PAIR) -> int:
+    """The next multiple of what the kernels multiply at a time."""
+    return -(-width // to) * to
+
+
+class _Layer(Structure):
+    _fields_ = [("weight", c_void_p), ("bias", c_void_p), ("num_in", c_int32), ("num_out", c_int32)]
+
+
+class _Grid(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("index_y", "index_x", "rel_y", "rel_x")),
+        *((name, c_int32) for name in ("height", "width", "top", "bottom", "first_row", "lr_cols")),
+        ("rgb", c_void_p),
+    ]
+
+
+class _Lookup(Structure):
+    _fields_ = [("feat", c_void_p), ("row", c_void_p), ("col", c_void_p), ("channels", c_int32)]
+
+
+class _LiifCall(Structure):
+    _fields_ = [
+        ("grid", _Grid),
+        *((name, c_void_p) for name in ("table", "rel_weight", "layers")),
+        *((name, c_int32) for name in ("channels", "num_layers", "threads")),
+    ]
+
+
+class _SrnoCall(Structure):
+    _fields_ = [
+        ("grid", _Grid),
+        ("first", _Lookup),
+        ("second", _Lookup),
+        *((name, c_void_p) for name in ("layers", "product", "sums")),
+        *((name, c_int32) for name in ("width", "num_mixes", "threads")),
+    ]
+
+
+class _LinearCall(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("x", "out", "layer")),
+        *((name, c_int32) for name in ("rows", "num_in", "threads")),
+    ]
+
+
+class _ConvCall(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("x", "skip", "out", "layer")),
+        *((name, c_int32) for name in ("height", "width", "num_in", "num_out", "relu")),
+        ("factor", c_float),
+        ("threads", c_int32),
+    ]
+
+
+class PackedLayers:
+    """Linear layers that follow each other, each padded and laid out for ``parts``."""
+
+    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], parts: int) -> None:
+        self._kept = [_packed(weight.detach(), bias.detach(), parts) for weight, bias in layers]
+        rows = [(w.data_ptr(), b.data_ptr(), num_in, len(b)) for w, b, num_in in self._kept]
+        self.structures = (_Layer * len(rows))(*rows)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+
+def _packed(weight_NK: Tensor, bias_N: Tensor, parts: int) -> tuple[Tensor, Tensor, int]:
+    """Weights in tiles of 16 columns: each (in, 16) float32, or (parts, in / 32, 16 pairs, 16, 2) bfloat16."""
+    num_in, num_out = padded(weight_NK.shape[1]), padded(len(weight_NK), TILE)
+    weight = F.pad(weight_NK.float(), (0, num_in - weight_NK.shape[1], 0, num_out - len(weight_NK)))
+    bias = F.pad(bias_N.float(), (0, num_out - len(bias_N)))
+    if parts == 0:
+        return weight.view(-1, TILE, num_in).transpose(1, 2).contiguous(), bias, num_in
+    split = []
+    for _ in range(parts):
+        split.append(weight.bfloat16())
+        weight = weight - split[-1].float()
+    tiles = torch.stack(split).view(parts, num_out // TILE, TILE, num_in // PAIR, TILE, 2)
+    return tiles.permute(1, 0, 3, 4, 2, 5).contiguous(), bias, num_in
+
+
+class ImageGrid:
+    """Where the neighbours of an image's pixels lie: each row's, each column's."""
+
+    def __init__(self, ys: AxisCorners, xs: AxisCorners, lr_cols: int) -> None:
+        self._index_y, self._index_x = (axis.index.int().contiguous() for axis in (ys, xs))
+        self._rel_y, self._rel_x = (axis.rel.float().contiguous() for axis in (ys, xs))
+        self._lr_cols = lr_cols
+
+
+class StripGrid:
+    """Some rows (3, R, W) of an image to fill, as the kernels take them."""
+
+    def __init__(self, image: ImageGrid, strip: Strip, rgb_3RW: Tensor) -> None:
+        rows = slice(strip.top, strip.bottom)
+        assert rgb_3RW.is_contiguous() and rgb_3RW.dtype == torch.float32
+        assert rgb_3RW.shape[1:] == (strip.bottom - strip.top, image._index_x.shape[1])
+        own = [image._index_y[:, rows].contiguous(), image._rel_y[:, rows].contiguous()]
+        self._kept = [own[0], image._index_x, own[1], image._rel_x, rgb_3RW]
+        *places, rgb = (t.data_ptr() for t in self._kept)
+        height, width = rgb_3RW.shape[1:]
+        self.structure = _Grid(*places, height, width, 0, height, strip.first, image._lr_cols, rgb)
+
+
+def linear(x_QK: Tensor, layer: PackedLayers, parts: int) -> Tensor:
+    """(Q, N) of one linear layer whose N is a multiple of ``TILE``, in the type of the rows."""
+    x_QK = x_QK.contiguous()
+    out = x_QK.new_empty(len(x_QK), layer.structures[0].num_out)
+    pointers = x_QK.data_ptr(), out.data_ptr(), ctypes.cast(layer.structures, c_void_p)
+    _run("anysr_linear", _LinearCall(*pointers, *x_QK.shape, torch.get_num_threads()), parts)
+    return out
+
+
+def conv3x3(
+    x_BhwC: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    parts: int,
+    relu: bool = False,
+    skip_BhwN: Tensor | None = None,
+    factor: float = 1.0,
+) -> Tensor:
+    """Skip + factor * relu(convolution), same-padded, (B, h, w, N); all images contiguous in this order."""
+    batch, height, width, num_in = x_BhwC.shape
+    rows = F.pad(weight.permute(0, 2, 3, 1), (0, padded(num_in, TILE) - num_in)).flatten(2)
+    rows = F.pad(rows, (0, padded(rows.shape[2]) - rows.shape[2])).flatten(1)
+    layer = PackedLayers([(rows, bias)], parts)
+    assert x_BhwC.is_contiguous() and (skip_BhwN is None or skip_BhwN.is_contiguous())
+    out = x_BhwC.new_empty(batch, height, width, len(weight))
+    for b in range(batch):
+        skip = None if skip_BhwN is None else skip_BhwN[b].data_ptr()
+        pointers = x_BhwC[b].data_ptr(), skip, out[b].data_ptr(), ctypes.cast(layer.structures, c_void_p)
+        shape = height, width, num_in, len(weight)
+        _run("anysr_conv3x3", _ConvCall(*pointers, *shape, relu, factor, torch.get_num_threads()), parts)
+    return out
+
+
+def liif_strip(grid: StripGrid, table_NK: Tensor, rel_2K: Tensor, layers: PackedLayers, parts: int) -> None:
+    """Fill a strip with LIIF's answers: all layers after the first, and the blend.
+
+    Args:
+        grid: the strip.
+        table_NK: the first layer's share of the features, for each LR pixel of the strip; K padded.
+        rel_2K: float32, the first layer's columns for the relative row and column.
+        layers: the layers after the first.
+        parts: as :func:`parts_for` answers.
+    """
+    num_layers, channels = len(layers), table_NK.shape[1]
+    assert table_NK.is_contiguous() and rel_2K.is_contiguous() and rel_2K.dtype == torch.float32
+    pointers = table_NK.data_ptr(), rel_2K.data_ptr(), ctypes.cast(layers.structures, c_void_p)
+    call = _LiifCall(grid.structure, *pointers, channels, num_layers, torch.get_num_threads())
+    _run("anysr_liif", call, parts)
+
+
+def srno_strip(
+    grid: StripGrid,
+    lookups: Sequence[tuple[Tensor, Tensor, Tensor]],
+    layers: PackedLayers,
+    num_mixes: int,
+    width: int,
+    moments: tuple[Tensor, Tensor] | None,
+    parts: int,
+) -> None:
+    """One pass of SRNO over a strip, after ``num_mixes`` attention layers.
+
+    Args:
+        grid: the strip.
+        lookups: (table of the strip's corner features, rows' share, columns' share) of the hidden states and of
+            what the first GELU takes; of keys and values alone where there is no attention layer yet.
+        layers: what follows the first GELU, in order.
+        num_mixes: attention layers that are known.
+        width: hidden channels.
+        moments: float64 (products, sums) to add to; None to answer.
+        parts: as :func:`parts_for` answers.
+    """
+    structures = [_Lookup(f.data_ptr(), r.data_ptr(), c.data_ptr(), c.shape[1]) for f, r, c in lookups]
+    first, second = structures if num_mixes else (structures[0], _Lookup())
+    product, sums = (None, None) if moments is None else (t.data_ptr() for t in moments)
+    pointers = ctypes.cast(layers.structures, c_void_p), product, sums
+    call = _SrnoCall(grid.structure, first, second, *pointers, width, num_mixes, torch.get_num_threads())
+    _run("anysr_srno", call, parts)
+
+
+def _run(name: str, call: Structure, parts: int) -> None:
+    library = kernels()
+    assert library is not None
+    failed = getattr(library, name)(byref(call), parts)
+    assert not failed, f"{name} was called with {parts} parts, which this processor cannot multiply"
