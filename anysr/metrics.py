@@ -117,7 +117,10 @@ def _blur(image_CHW: Tensor) -> Tensor:
     taps: list[float] = (weights / weights.sum()).tolist()
     for axis in (1, 2):
         length = image_CHW.shape[axis] - _WINDOW_PX + 1
-        image_CHW = torch.stack([tap * image_CHW.narrow(axis, i, length) for i, tap in enumerate(taps)]).sum(0)
+        blurred = image_CHW.narrow(axis, 0, length) * taps[0]
+        for i, tap in enumerate(taps[1:], start=1):
+            blurred.add_(image_CHW.narrow(axis, i, length), alpha=tap)
+        image_CHW = blurred
     return image_CHW
 
 

@@ -22,15 +22,21 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from pipeline.errors import UserError, run_command
+from pipeline.evaluation.costs import HR_SIZE, add_costs
+from pipeline.evaluation.environment import note_environment
 from pipeline.evaluation.perceptual import LpipsAlex, default_weights
+from pipeline.evaluation.pictures import write_pictures
 from pipeline.evaluation.plan import METRICS, Candidate, Evaluation
 from pipeline.evaluation.protocols import PROTOCOLS
+from pipeline.evaluation.report.book import FIELD_SCALES, open_book
+from pipeline.evaluation.report.page import write_report
 from pipeline.evaluation.rows import Row, RowStore, open_rows
 from pipeline.evaluation.run import evaluate, in_this_process
 from pipeline.evaluation.scales import BOUNDARIES, SWEEPS, Scale, named_sweeps, parse_scales
 from pipeline.evaluation.suites import open_suite
 from pipeline.evaluation.summary import print_summary
 from pipeline.evaluation.upscalers import Network, open_upscaler
+from pipeline.tracking.evaluation_run import log_evaluation
 
 
 def main() -> int:
@@ -41,17 +47,30 @@ def main() -> int:
         return _submitted(address)
     _change_folder(args.chdir)
     evaluation = _evaluation(args)
-    with open_rows(args.out.expanduser()) as store:
+    folder = args.out.expanduser()
+    with open_rows(folder) as store:
         rows = _scored(evaluation, store, 0 if args.local else args.workers)
-    print_summary(rows)
-    print(f"rows: {store.file}")
+        print_summary(rows)
+        print(f"rows: {store.file}", flush=True)
+        note_environment(folder, sys.argv)
+        if args.costs or args.report:
+            measured = [scale for scale in evaluation.scales if scale in FIELD_SCALES]
+            add_costs(evaluation, folder, measured or evaluation.scales[:1], args.cost_size, _say)
+        if args.report:
+            write_pictures(evaluation, rows, folder)
+            write_report(open_book(folder, rows), args.report.expanduser())
+            print(f"report: {args.report}")
+        if args.track:
+            print(log_evaluation(args.tracking_uri, rows, folder, args.report))
     return 0
 
 
 def _evaluation(args: argparse.Namespace) -> Evaluation:
-    opened = [(open_upscaler(text, args.lr, args.tracking_uri), args.subnets) for text in args.model]
+    named = [*args.model, *(["bicubic"] if args.report and "bicubic" not in args.model else [])]
+    subnets = args.subnets or (["auto", "full"] if args.report else ["auto"])
+    opened = [(open_upscaler(text, args.lr, args.tracking_uri), subnets) for text in named]
     opened += [(open_upscaler(text, args.lr, args.tracking_uri), ["full"]) for text in args.original]
-    candidates = tuple(Candidate(upscaler, upscaler.subnets(subnets)) for upscaler, subnets in opened)
+    candidates = tuple(Candidate(upscaler, upscaler.subnets(asked)) for upscaler, asked in opened)
     scales = _scales(args, candidates)
     return Evaluation(
         candidates,
@@ -61,6 +80,7 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
         args.protocol,
         args.lr,
         LpipsAlex(args.lpips_weights) if "lpips" in args.metrics else None,
+        FIELD_SCALES if args.report else (),
     )
 
 
@@ -73,17 +93,19 @@ def _scales(args: argparse.Namespace, candidates: Sequence[Candidate]) -> tuple[
 
 
 def _scored(evaluation: Evaluation, store: RowStore, num_workers: int) -> list[Row]:
-    def say(line: str) -> None:
-        print(line, file=sys.stderr, flush=True)
-
     if num_workers == 0 or all(key in store for unit in evaluation.units() for key in unit.keys):
-        return evaluate(evaluation, store, in_this_process, say)
-    from pipeline.on_ray.evaluate import connected, over_workers
+        return evaluate(evaluation, store, in_this_process, _say)
+    from pipeline.on_ray.connect import connected
+    from pipeline.on_ray.evaluate import over_workers
     from pipeline.on_ray.submit import exit_on_signals
 
     exit_on_signals()
     with connected(num_workers):
-        return evaluate(evaluation, store, over_workers(num_workers), say)
+        return evaluate(evaluation, store, over_workers(num_workers), _say)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _submitted(address: str) -> int:
@@ -93,7 +115,7 @@ def _submitted(address: str) -> int:
     exit_on_signals()
     here = is_this_machine(address)
     arguments = [*sys.argv[1:], *(["--chdir", str(Path.cwd())] if here else [])]
-    return follow_job(ROOT, None, sys.executable if here else "python", arguments, {}, "jobs/evaluate.py")
+    return follow_job(ROOT, {}, sys.executable if here else "python", arguments, {}, "jobs/evaluate.py")
 
 
 def _change_folder(folder: Path | None) -> None:
@@ -114,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--suite", required=True, action="append", metavar="NAME=HR[,LR]", help="folder of images; may be repeated")
     add("--scales", nargs="+", default=[], help="2, 2x3.1 (height x width), 1.1:4.0:0.1; 2 3 4 without a sweep")
     add("--sweep", nargs="+", default=[], choices=(*SWEEPS, BOUNDARIES), help="scales by name, beside --scales")
-    add("--subnets", nargs="+", default=["auto"], help="auto, full, each, or indices")
+    add("--subnets", nargs="+", help="auto (default), full, each, or indices; auto and full with --report")
     add("--metrics", nargs="+", default=["psnr", "ssim"], choices=METRICS)
     add("--protocol", default="liif", choices=PROTOCOLS, help="how scores are made; printed beside them")
     add("--lr", default="pil", choices=("pil", "matlab"), help="how LR images that are not given are made")
@@ -123,8 +145,19 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", type=_count, default=os.cpu_count() or 1, help="on Ray, one CPU each; 0 is --local")
     add("--local", action="store_true", help="evaluate in this process")
     add("--tracking-uri", help="MLflow server or database; else $MLFLOW_TRACKING_URI, else mlflow.db in this folder")
+    add("--report", type=Path, metavar="HTML", help="write a page about these scores, with costs and pictures")
+    add("--costs", action="store_true", help="count and measure what the networks cost, also without --report")
+    add("--cost-size", type=_size, default=HR_SIZE, metavar="WxH", help="image that costs are for; 1280x720")
+    add("--track", action="store_true", help="log scores, rows and report to MLflow")
     add("--chdir", type=Path, help="folder that paths are relative to")
     return parser
+
+
+def _size(text: str) -> tuple[int, int]:
+    width, _, height = text.partition("x")
+    if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 64):
+        raise argparse.ArgumentTypeError(f"a size is WIDTHxHEIGHT of at least 64 each, such as 1280x720, got {text!r}")
+    return int(height), int(width)
 
 
 def _count(text: str) -> int:

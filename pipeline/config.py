@@ -5,21 +5,54 @@ A YAML file holds what differs from the defaults; ``key.sub=value`` overrides it
 
 from __future__ import annotations
 
-import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from anysr import ModelConfig, list_models
 from anysr.zoo import named_values
+from pipeline.config_errors import explain
 from pipeline.errors import UserError, one_line
-from pipeline.network_kinds import is_of, network_classes, with_kinds, without_class
+from pipeline.evaluation.protocols import protocol_for
+from pipeline.evaluation.scales import Scale
+from pipeline.network_kinds import network_classes, with_kinds
+from pipeline.storage.places import S3Uri, parse_place
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _place(value: Any) -> Path | S3Uri:
+    if not isinstance(value, str | Path | S3Uri):
+        raise ValueError(f"must be a path, file:/path or s3://bucket/prefix, got {value!r}")
+    try:
+        return parse_place(value)
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+FolderPlace = Annotated[
+    Path | S3Uri,
+    PlainValidator(_place),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string"}),
+]
 
 
 class Section(BaseModel):
@@ -67,10 +100,10 @@ class DegradationConfig(Section):
 class DataConfig(Section):
     """Photos, and how training samples are cut from them."""
 
-    train: Path | None = None
-    """Folder of HR photos; null is the photos in the box."""
-    validation: Path | None = None
-    """Folder of HR photos never trained on; null is the photos in the box."""
+    train: FolderPlace | None = None
+    """Folder of HR photos, or s3://bucket/prefix; null is the photos in the box."""
+    validation: FolderPlace | None = None
+    """Folder of HR photos never trained on, or s3://bucket/prefix; null is the photos in the box."""
     on_error: Literal["fail", "skip"] = "fail"
     """What a photo that cannot be used does: end the run, or be listed and left out."""
     max_megapixels: float = Field(100, gt=0)
@@ -82,14 +115,17 @@ class DataConfig(Section):
     degradation: DegradationConfig = DegradationConfig()
     """Random faults of the LR image; none by default."""
     cache: Path | None = None
-    """Where decoded photos are kept; null is $ANYSR_CACHE, else the user's cache folder."""
+    """Where decoded photos and copies from S3 are kept; null is $ANYSR_CACHE, else the user's cache folder."""
+    cache_gb: float | None = Field(None, gt=0)
+    """Most that copies from S3 may take of each node's disk; null is $ANYSR_CACHE_GB, else 100."""
     loader_processes: int = Field(0, ge=0)
     """Processes per worker that prepare batches ahead; 0 prepares them in line."""
 
     def resolved(self) -> DataConfig:
         """With absolute paths: workers run in folders of their own."""
         paths = {name: getattr(self, name) for name in ("train", "validation", "cache")}
-        return self.model_copy(update={n: path and path.expanduser().resolve() for n, path in paths.items()})
+        local = {name: path.expanduser().resolve() for name, path in paths.items() if isinstance(path, Path)}
+        return self.model_copy(update=local)
 
 
 class SamplingConfig(Section):
@@ -154,8 +190,9 @@ class TrainConfig(Section):
     init_from: Path | None = None
     """Model file or released checkpoint whose weights the run starts with; a plain network starts an any-resource one
     of the same encoder and decoder."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs forward and backward under autocast; weights stay float32."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """bfloat16 runs forward and backward under autocast; weights stay float32. auto is bfloat16 where the device
+    multiplies it faster."""
     seed: int = Field(0, ge=0, lt=2**63)
     log_every: Count = 10
     checkpoint_every: Count = 500
@@ -174,15 +211,25 @@ class ValidationConfig(Section):
     """Score the photos' central squares of this side only; null scores whole photos."""
     suite: str = Field("photos", pattern=r"^[\w.-]+$")
     """Name of the validation photos in metric names."""
+    protocol: Literal["liif", "liif-div2k", "anysr", "arbsr", "basicsr"] = "liif"
+    """How they are scored, as in jobs/evaluate.py."""
+
+    @field_validator("scales")
+    @classmethod
+    def _told_apart(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        names = [f"x{scale:g}" for scale in value]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} stands twice; metrics are named by the scale, so give each once")
+        return value
 
 
 class RunConfig(Section):
     """Name and place of the run."""
 
-    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100)
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100, coerce_numbers_to_str=True)
     """A name that exists is resumed; null makes a new one."""
     storage: str = "runs"
-    """Folder for checkpoints and results, reachable from every node."""
+    """Folder for checkpoints and results that every node reaches, or s3://bucket/prefix."""
     allow_changes: bool = False
     """Resume although the configuration differs from the one the run started with."""
 
@@ -190,14 +237,34 @@ class RunConfig(Section):
 class RayConfig(Section):
     """Ray Train workers."""
 
-    num_workers: Count = 1
+    num_workers: Count | tuple[Count, Count] = 1
+    """[least, most] goes on with fewer workers while nodes are lost, and with more when they are back."""
     cpus_per_worker: Count = 1
     use_gpu: bool = False
     max_failures: int = Field(3, ge=-1)
     """Restarts from the latest checkpoint after a worker died; -1 is without limit."""
     keep_checkpoints: Count = 2
     start_timeout_s: float = Field(180, gt=0)
-    """How long to wait for the workers' resources before giving up."""
+    """How long to wait for the workers' resources before giving up, or before going on with fewer."""
+    resize_every_s: float = Field(60, gt=0)
+    """How often to look for resources for more workers."""
+
+    @field_validator("num_workers")
+    @classmethod
+    def _ordered(cls, value: int | tuple[int, int]) -> int | tuple[int, int]:
+        if isinstance(value, tuple) and value[0] > value[1]:
+            raise ValueError(f"ray.num_workers is [least, most], got {list(value)}")
+        return value
+
+    @property
+    def fewest_workers(self) -> int:
+        """Training waits for so many."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[0]
+
+    @property
+    def most_workers(self) -> int:
+        """Training uses no more."""
+        return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
 
 
 class TrackingConfig(Section):
@@ -209,6 +276,16 @@ class TrackingConfig(Section):
     """MLflow server; null is $MLFLOW_TRACKING_URI, else mlflow.db in the working folder."""
     experiment: str = "anysr"
     registered_model: str = "anysr"
+
+    @field_validator("uri")
+    @classmethod
+    def _without_password(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).password:
+            raise ValueError(
+                "tracking.uri holds a password, which every record of this run would show; give it in the environment "
+                "alone, as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or in MLFLOW_TRACKING_URI"
+            )
+        return value
 
 
 class TrainingConfig(Section):
@@ -235,16 +312,17 @@ class TrainingConfig(Section):
                 f"train.distillation {self.train.distillation} needs the full network's answer in each step; set "
                 "sampling.widths to pair or sandwich"
             )
-        share = self.ray.num_workers * self.train.accumulate
-        if self.train.batch_size % share:
+        for workers in range(self.ray.fewest_workers, self.ray.most_workers + 1):
+            share = workers * self.train.accumulate
+            if self.train.batch_size % share:
+                raise ValueError(
+                    f"train.batch_size {self.train.batch_size} does not divide among ray.num_workers x "
+                    f"train.accumulate = {share}; choose a multiple of {share}"
+                )
+        if self.validation.crop_px is not None and self.validation.crop_px < self.smallest_validation_px:
             raise ValueError(
-                f"train.batch_size {self.train.batch_size} does not divide among ray.num_workers x train.accumulate = "
-                f"{share}; choose a multiple of {share}"
-            )
-        if self.validation.crop_px is not None and self.validation.crop_px < 4 * max(self.scales):
-            raise ValueError(
-                f"validation.crop_px {self.validation.crop_px} is less than four LR pixels at ×{max(self.scales):g}; "
-                f"set it to at least {4 * max(self.scales):g}, or lower validation.scales"
+                f"validation.crop_px {self.validation.crop_px} is too little to score ×{max(self.scales):g}; "
+                f"set it to at least {self.smallest_validation_px}, or lower validation.scales"
             )
         smallest = round(self.data.lr_crop_px * (self.factor or groups[0].scales[0])) ** 2
         if self.data.queries_per_crop > smallest:
@@ -263,6 +341,18 @@ class TrainingConfig(Section):
     def scales(self) -> tuple[float, ...]:
         """The scales to validate at."""
         return self.validation.scales if self.factor is None else (float(self.factor),)
+
+    @property
+    def smallest_validation_px(self) -> int:
+        """Side of an image of four LR pixels at every scale that the protocol's border leaves something of."""
+        protocol = protocol_for(self.validation.protocol, self.validation.suite)
+        borders = (2 * protocol.border(Scale(scale, scale))[0] + math.ceil(scale) + 1 for scale in self.scales)
+        return max(math.ceil(4 * max(self.scales)), *borders)
+
+    @property
+    def validation_px(self) -> int:
+        """Side of the smallest photo that can be validated on."""
+        return self.validation.crop_px or self.smallest_validation_px
 
     @property
     def hr_crop_px(self) -> int:
@@ -285,10 +375,10 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainingCon
     Raises:
         UserError: no such file, not YAML, an unknown key (the nearest valid one is named), a bad value.
     """
-    values = {} if path is None else _read_yaml(path)
+    values = {} if path is None else read_yaml(path)
     for override in overrides:
-        _apply(values, override)
-    return parse_config(_with_named_model(values))
+        apply_override(values, override)
+    return parse_config(with_named_model(values))
 
 
 def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
@@ -297,8 +387,7 @@ def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(with_kinds(values))
     except ValidationError as error:
-        faults = [fault for fault in error.errors() if is_of(classes, fault["loc"])]
-        raise UserError("; ".join(_explain(without_class(fault)) for fault in faults or error.errors())) from None
+        raise UserError(explain(error, classes, json_schema)) from None
 
 
 def json_schema() -> dict[str, Any]:
@@ -322,7 +411,7 @@ def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: st
     return changes
 
 
-def _with_named_model(values: dict[str, Any]) -> dict[str, Any]:
+def with_named_model(values: dict[str, Any]) -> dict[str, Any]:
     """``model: NAME`` or ``model: {name: NAME, …}`` written out."""
     model = values.get("model")
     changes = {"name": model} if isinstance(model, str) else dict(model) if isinstance(model, Mapping) else {}
@@ -335,7 +424,8 @@ def _with_named_model(values: dict[str, Any]) -> dict[str, Any]:
         raise UserError(str(error)) from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file; those left empty are left out."""
     try:
         values = yaml.load(path.read_text(), _UniqueKeys)
     except OSError as error:
@@ -358,7 +448,8 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set what ``key.sub=value`` says in nested values."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise UserError(f"an override is written key.sub=value, got {override!r}")
@@ -367,41 +458,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if isinstance(values.get("model"), str):
         values["model"] = {"name": values["model"]}
     try:
-        for part in parents:
+        for part, below in zip(parents, path.split(".")[1:], strict=True):
+            if below.isdigit() and isinstance(node, dict) and part not in node:
+                raise ValueError(
+                    f"{part} is not written out in the file, so it has no item {below}; give all of {part}"
+                )
             node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
         node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
     except (TypeError, ValueError, IndexError, yaml.YAMLError) as error:
         raise UserError(f"cannot apply the override {override!r}: {one_line(error)}") from error
-
-
-def _explain(fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        allowed = _allowed_keys(fault["loc"][:-1])
-        close = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1, cutoff=0.4)
-        hint = f"did you mean {'.'.join([*where.split('.')[:-1], close[0]])!r}?" if close else ""
-        return f"unknown key {where!r}; {hint or 'allowed here: ' + ', '.join(sorted(allowed))}"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    given = fault.get("input")
-    shown = f", got {given!r}" if isinstance(given, str | int | float | bool | None) and "got" not in message else ""
-    return f"{where}: {message}{shown}" if where else message
-
-
-def _allowed_keys(location: Sequence[str | int]) -> list[str]:
-    """Valid keys of the section at ``location``, read from the JSON schema."""
-    schema = json_schema()
-    nodes: list[dict[str, Any]] = [schema]
-    for part in location:
-        nodes = [child for node in nodes for child in _children(node, part, schema)] or nodes
-    return [key for node in nodes for key in node.get("properties", {})]
-
-
-def _children(node: dict[str, Any], part: str | int, schema: dict[str, Any]) -> list[dict[str, Any]]:
-    child = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
-    found = [] if child is None else [child, *child.get("anyOf", []), *child.get("allOf", [])]
-    return [_resolve(one, schema) for one in found]
-
-
-def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    reference = node.get("$ref")
-    return node if reference is None else schema["$defs"][reference.rsplit("/", 1)[-1]]

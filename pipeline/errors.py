@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable
+
+_SECRETS = (
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_SESSION_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+    "RAY_AUTH_TOKEN",
+)
+_PASSWORD_IN_URI = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]*(?=@)")
 
 
 class UserError(Exception):
@@ -37,5 +47,13 @@ def run_command(main: Callable[[], int]) -> int:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text on one line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error's text on one line, without the secrets of the environment."""
+    return without_secrets(" ".join(str(error).split())) or type(error).__name__
+
+
+def without_secrets(text: str) -> str:
+    """The text with passwords in URIs, and secrets that the environment holds, left out."""
+    for name in _SECRETS:
+        if secret := os.environ.get(name):
+            text = text.replace(secret, f"${name}")
+    return _PASSWORD_IN_URI.sub("***", text)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 
@@ -19,14 +20,18 @@ from anysr import AnySR
 from pipeline.config import RunConfig, TrainingConfig
 from pipeline.data.photo_map import PhotoMap
 from pipeline.data.photos import Pixels
-from pipeline.errors import UserError
-from pipeline.evaluate import central_crop
-from pipeline.files import held, write_text
+from pipeline.data.progress import shown_progress
+from pipeline.errors import FatalError, UserError
+from pipeline.files import held
 from pipeline.report import SCORES_FILE, print_table, write_pictures, write_scores
+from pipeline.run_folder import RunFolder
+from pipeline.storage.places import S3Uri, parse_place
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.tracking.tracker import SinkSpec, Tracker, open_tracker
+from pipeline.tracking.versions import VersionFacts
 from pipeline.train.loop import Outcome, open_photos
 from pipeline.train.state import MODEL_FILE, check_unchanged
+from pipeline.train.validation import central_crop, in_words
 
 
 @dataclass(frozen=True)
@@ -50,23 +55,43 @@ _CONFIG_FILE = "config.yaml"
 
 def run_training(config: TrainingConfig, fit: Fit) -> int:
     """Train with ``fit``, then write, log and register the results; returns the exit code."""
-    config = _placed(config)
+    config = placed(config)
     model = anysr.build(config.model)
-    photos = open_photos(config)
-    folder = _prepare_storage(config, model)
-    with held(folder, f"the run {config.run.name!r}"):
+    with shown_progress("decoding", "photos") as report:
+        photos = open_photos(config, report)
+    folder = RunFolder(config.run.storage, str(config.run.name), config.data.cache)
+    folder.prepare(_checkpoint_bytes(config, model))
+    with held(folder.local, f"the run {config.run.name!r}"):
         return _run(config, model, photos, folder, fit)
 
 
-def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: Path, fit: Fit) -> int:
-    recorded = folder / _CONFIG_FILE
-    if recorded.exists():
-        check_unchanged(yaml.safe_load(recorded.read_text()), config)
+def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, fit: Fit) -> int:
+    recorded = _read(folder, _CONFIG_FILE, yaml.safe_load)
+    if recorded is not None:
+        check_unchanged(recorded, config)
     if _finished(config, folder):
-        print(f"run {config.run.name} is finished: {folder}; choose another run.name to train again")
+        print(f"run {config.run.name} is finished: {folder.place}; choose another run.name to train again")
         return 0
-    write_text(recorded, config.to_yaml())
-    tracker = open_tracker(config, folder, _in_ray_job())
+    with _recorded(config, recorded, folder):
+        return _train_and_publish(config, model, photos, folder, fit)
+
+
+@contextmanager
+def _recorded(config: TrainingConfig, before: dict[str, Any] | None, folder: RunFolder) -> Iterator[None]:
+    """Record the configuration; where it cannot be gone on with, put back the one before."""
+    folder.write(_CONFIG_FILE, config.to_yaml())
+    try:
+        yield
+    except FatalError:
+        if before is not None:
+            folder.write(_CONFIG_FILE, yaml.safe_dump(before, sort_keys=False))
+        raise
+
+
+def _train_and_publish(
+    config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, fit: Fit
+) -> int:
+    tracker = open_tracker(config, folder.place, in_ray_job())
     status = "FAILED"
     try:
         _announce(config, model, photos, folder, tracker)
@@ -77,7 +102,7 @@ def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap]
             status = "KILLED"
             print(f"stopped at step {fitted.outcome.step}; go on with the same command and run.name={config.run.name}")
             return _INTERRUPTED
-        _publish(config, fitted, photos[1], folder, tracker)
+        _publish(config, fitted, photos, folder, tracker)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -87,60 +112,53 @@ def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap]
     return 0
 
 
-def _placed(config: TrainingConfig) -> TrainingConfig:
+def placed(config: TrainingConfig) -> TrainingConfig:
     """The configuration with the run's name and absolute storage filled in."""
-    if _in_ray_job() and not Path(config.run.storage).is_absolute():
+    place = parse_place(config.run.storage)
+    if in_ray_job() and isinstance(place, Path) and not place.is_absolute():
         raise UserError(
             f"run.storage is {config.run.storage!r}, which a Ray job would lose with its working folder; give an "
-            "absolute path that every node reaches"
+            "absolute path that every node reaches, or s3://bucket/prefix"
         )
     name = config.run.name or f"anysr-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-    if "://" in config.run.storage:
-        raise UserError(
-            f"run.storage must be a folder, got {config.run.storage!r}; give a path that every node reaches"
-        )
-    storage = str(Path(config.run.storage).expanduser().resolve())
+    storage = str(place if isinstance(place, S3Uri) else place.expanduser().resolve())
     run = RunConfig(name=name, storage=storage, allow_changes=config.run.allow_changes)
     return config.model_copy(update={"run": run, "data": config.data.resolved(), "train": config.train.resolved()})
 
 
-def _in_ray_job() -> bool:
+def in_ray_job() -> bool:
+    """Whether this process is the driver of a submitted job."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
-def _prepare_storage(config: TrainingConfig, model: AnySR) -> Path:
-    """The run's folder, shown to be writable and to have room for the checkpoints."""
-    folder = Path(config.run.storage) / str(config.run.name)
-    mend = "choose another run.storage"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.write_bytes(b"x")
-        probe.unlink()
-        free = shutil.disk_usage(folder).free
-    except OSError as error:
-        raise UserError(f"cannot write to run.storage {folder} ({error.strerror}); {mend}") from error
-    # Weights, moving average, two Adam moments and the model file, while one more is being written.
+def _checkpoint_bytes(config: TrainingConfig, model: AnySR) -> int:
+    """Weights, moving average, two Adam moments and the model file, while one more is being written."""
     weights = sum(4 * p.numel() for p in model.parameters())
-    needed = 5 * weights * (config.ray.keep_checkpoints + 1) + 8_000_000
-    if free < needed:
-        raise UserError(
-            f"run.storage {folder} has {free / 1e6:.0f} MB free, but the checkpoints need {needed / 1e6:.0f} MB; free "
-            f"some space, lower ray.keep_checkpoints, or {mend}"
-        )
-    return folder
+    return 5 * weights * (config.ray.keep_checkpoints + 1) + 8_000_000
 
 
-def _finished(config: TrainingConfig, folder: Path) -> bool:
-    scores = folder / SCORES_FILE
-    return scores.exists() and bool(json.loads(scores.read_text())["step"] == config.train.steps)
+def _finished(config: TrainingConfig, folder: RunFolder) -> bool:
+    scores = _read(folder, SCORES_FILE, json.loads)
+    return scores is not None and bool(scores.get("step") == config.train.steps)
+
+
+def _read(folder: RunFolder, name: str, parse: Callable[[str], Any]) -> dict[str, Any] | None:
+    """One of the records of a run; both can be made again from its checkpoints."""
+    try:
+        text = folder.read(name)
+        values = {} if text is None else parse(text)
+    except (ValueError, yaml.YAMLError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"{folder.place}/{name} is damaged; remove it, and submit the run again: it will be made anew")
+    return None if text is None else values
 
 
 def _announce(
-    config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: Path, tracker: Tracker
+    config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, tracker: Tracker
 ) -> None:
     encoder, decoder = config.model.encoder.kind.upper(), config.model.decoder.kind.upper()
-    print(f"run {config.run.name} in {folder}")
+    print(f"run {config.run.name} in {folder.place}")
     print(f"network: {encoder} + {decoder}, {sum(p.numel() for p in model.parameters()):,} parameters")
     for subnet in model.subnets:
         low, high = subnet.scales
@@ -188,20 +206,28 @@ class _Cropped:
         return central_crop(self.photos[index], self.side_px)
 
 
-def _publish(config: TrainingConfig, fitted: Fitted, photos: PhotoMap, folder: Path, tracker: Tracker) -> None:
-    model_file = folder / MODEL_FILE
+def _publish(
+    config: TrainingConfig, fitted: Fitted, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, tracker: Tracker
+) -> None:
+    model_file = folder.local / MODEL_FILE
     model = anysr.load(fitted.checkpoint / MODEL_FILE)
     anysr.save(model, model_file)
-    suite, scores = config.validation.suite, fitted.outcome.scores
+    validation, scores = config.validation, fitted.outcome.scores
     shown = (2.0, 3.0, 4.0) if config.factor is None else config.scales
-    pictures = write_pictures(folder, model, _Cropped(photos, config.validation.crop_px), scores, suite, shown)
+    pictures = write_pictures(folder.local, model, _Cropped(photos[1], validation.crop_px), scores, validation, shown)
     with TemporaryDirectory() as temporary:
-        scores_file = write_scores(Path(temporary), scores, suite, fitted.outcome.step)
-        attached = [folder / _CONFIG_FILE, model_file, scores_file, *pictures]
-        registered = tracker.publish(model_file, fitted.checkpoint, attached)
-    write_scores(folder, scores, suite, fitted.outcome.step)  # last: marks the run as finished
-    print_table(scores, suite)
-    print(f"model:      {model_file}")
-    print(f"pictures:   {', '.join(map(str, pictures))}")
+        scores_file = write_scores(Path(temporary), scores, validation, fitted.outcome.step)
+        attached = [folder.local / _CONFIG_FILE, model_file, scores_file, *pictures]
+        facts = VersionFacts(
+            photos[0].fingerprint, photos[1].fingerprint, _CONFIG_FILE, SCORES_FILE,
+            {score.scale: score.own for score in scores}, in_words(validation),
+        )  # fmt: skip
+        registered = tracker.publish(model_file, fitted.checkpoint, attached, facts)
+    folder.send(model_file, *pictures)
+    # Last: marks the run as finished.
+    folder.send(write_scores(folder.local, scores, validation, fitted.outcome.step))
+    print_table(scores, validation)
+    print(f"model:      {folder.shown(model_file)}")
+    print(f"pictures:   {', '.join(map(folder.shown, pictures))}")
     print(f"registered: {registered}")
     print(f"tracked:    {tracker.describe()}", flush=True)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import suppress
 from pathlib import Path
 
 import boto3
 import botocore.exceptions
 import pytest
 from botocore.config import Config
+
+from pipeline.on_ray.cluster import free_ports
 
 _PORTS = (
     "master.port",
@@ -82,7 +83,8 @@ class S3Server:
 
     def kill(self) -> None:
         if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
             self._process = None
 
@@ -92,20 +94,11 @@ class S3Server:
         return boto3.client("s3", endpoint_url=self.endpoint, region_name="us-east-1", config=once, **keys)
 
 
-def running_server(folder: Path) -> S3Server:
+def running_server(folder: Path, secret_key: str = "a-secret-key") -> S3Server:
     """A started server, or the test is skipped with the reason."""
-    server = S3Server(folder)
+    server = S3Server(folder, secret_key=secret_key)
     try:
         server.start()
     except (OSError, RuntimeError) as error:
         pytest.skip(f"no S3 server: {error}")
     return server
-
-
-def free_ports(count: int) -> list[int]:
-    """TCP ports that nobody listens on, below the range that outgoing connections use."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]

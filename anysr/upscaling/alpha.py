@@ -8,7 +8,6 @@ taken from ever coarser alpha-weighted averages. What is visible keeps its colou
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 

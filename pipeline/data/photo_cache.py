@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.storage.cache import cache_root
 
 INDEX = "index.json"
 _PARTIAL, _LOCK = ".partial", ".lock"
@@ -19,8 +20,7 @@ _PARTIAL, _LOCK = ".partial", ".lock"
 
 def cache_folder(configured: Path | None) -> Path:
     """The folder for decoded photos, made if need be."""
-    chosen = configured or os.environ.get("ANYSR_CACHE") or Path.home() / ".cache" / "anysr"
-    root = Path(chosen).expanduser() / "photos"
+    root = cache_root(configured) / "photos"
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from pipeline.errors import UserError, one_line
+from pipeline.storage.cache import local_folder
+from pipeline.storage.places import Place
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 _IN_THE_BOX = Path(__file__).parent / "photos"
@@ -19,9 +21,16 @@ _IN_THE_BOX = Path(__file__).parent / "photos"
 Pixels = npt.NDArray[np.uint8]
 
 
-def photo_folder(folder: Path | None, split: str) -> Path:
-    """The folder itself, or the photos in the box ("train" or "validation") for None."""
-    return _IN_THE_BOX / split if folder is None else folder.expanduser().resolve()
+def photo_folder(place: Place | None, split: str, cache: Path | None = None, cache_gb: float | None = None) -> Path:
+    """The folder itself, this machine's copy of what lies on S3, or the photos in the box for None.
+
+    Args:
+        place: a folder, or an S3 prefix.
+        split: "train" or "validation", of the photos in the box.
+        cache: where copies are kept; None is $ANYSR_CACHE, else the user's cache folder.
+        cache_gb: limit of all copies; None is $ANYSR_CACHE_GB, else 100.
+    """
+    return _IN_THE_BOX / split if place is None else local_folder(place, cache_gb, cache).resolve()
 
 
 def list_photos(folder: Path) -> list[Path]:
@@ -56,7 +65,9 @@ def decode_rgb(path: Path, max_megapixels: float) -> Pixels:
             _check_size(path, image.size, max_megapixels)
             upright = ImageOps.exif_transpose(image)
             return np.asarray(_to_rgb(upright), dtype=np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
         raise UserError(
             f"{path} is not a readable image ({one_line(error)}); replace it, or set data.on_error=skip"
         ) from None

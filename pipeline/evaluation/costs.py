@@ -23,7 +23,6 @@ from pipeline.evaluation.upscalers import Network
 
 HR_SIZE = (720, 1280)  # what the field's tables are for
 _ROOT = Path(__file__).resolve().parents[2]
-_TIMEOUT_S = 600
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ class CostRow:
         scale_h: s_h.
         scale_w: s_w.
         index: the subnet that answers.
-        hr_h: height of the image made.
+        hr_h: height of the HR image that is cropped to what an LR image of whole pixels shows.
         hr_w: width of it.
         params: weights of the whole network at this width.
         encoder_macs: multiply-adds of the encoder, in its published form.
@@ -103,12 +102,11 @@ def add_costs(
     known = {row.same: row for row in read_costs(folder) if row.latency_ms is not None}
     rows = list(_counted(evaluation, hr_size))
     todo = [row for row in rows if Scale(row.scale_h, row.scale_w) in measured]
-    for number, row in enumerate(todo, start=1):
-        if row.same not in known:
-            say(f"measuring {number}/{len(todo)}  {row.model} subnet {row.index} x{Scale(row.scale_h, row.scale_w)}")
-            known[row.same] = _measured(evaluation, row)
-    wanted = {Scale(row.scale_h, row.scale_w) for row in todo}
-    rows = [_with_measurement(r, known[r.same]) if Scale(r.scale_h, r.scale_w) in wanted else r for r in rows]
+    unknown = list({row.same: row for row in todo if row.same not in known}.values())
+    for number, row in enumerate(_measured(evaluation, unknown), start=1):
+        known[row.same] = row
+        say(f"measured {number}/{len(unknown)}  {row.model} subnet {row.index} x{Scale(row.scale_h, row.scale_w)}")
+    rows = [_with_measurement(r, known[r.same]) if r.same in known else r for r in rows]
     kept = [row for row in read_costs(folder) if row.model_digest not in {row.model_digest for row in rows}]
     partial = file.with_suffix(".partial")
     pq.write_table(pa.Table.from_pylist([asdict(row) for row in kept + rows], schema=arrow_schema(CostRow)), partial)
@@ -134,32 +132,49 @@ def _counted(evaluation: Evaluation, hr_size: tuple[int, int]) -> Iterator[CostR
         if not isinstance(network, Network):
             continue
         for scale in evaluation.scales:
-            lr_size, shown = pair_sizes(hr_size, scale.pair)
+            lr_size, _ = pair_sizes(hr_size, scale.pair)
             for subnet in candidate.subnets_at(scale, scale in evaluation.frontier):
                 index = int(network.index(subnet, scale))
                 cost = anysr.cost(network.model, lr_size, scale.pair, index)
                 yield CostRow(
-                    network.digest, network.name, network.kind, subnet, *scale.pair, index, *shown, cost.params,
+                    network.digest, network.name, network.kind, subnet, *scale.pair, index, *hr_size, cost.params,
                     cost.encoder_macs, cost.decoder_macs, cost.executed_macs,
                 )  # fmt: skip
 
 
-def _measured(evaluation: Evaluation, row: CostRow) -> CostRow:
-    network = _networks(evaluation)[row.model_digest]
-    lr_size, hr_size = pair_sizes((row.hr_h, row.hr_w), (row.scale_h, row.scale_w))
-    question = Question(str(network.file.resolve()), lr_size, hr_size, (row.scale_h, row.scale_w), row.index)
+def _measured(evaluation: Evaluation, rows: Sequence[CostRow]) -> Iterator[CostRow]:
+    """Each row with what a process of its own measured; they come of one that has nothing to do with this."""
     path = os.pathsep.join(filter(None, [str(_ROOT), os.environ.get("PYTHONPATH")]))
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "pipeline.evaluation.measure"], input=json.dumps(asdict(question)), text=True,
-            capture_output=True, check=False, timeout=_TIMEOUT_S, env={**os.environ, "PYTHONPATH": path},
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        return replace(row, status=f"not measured: it took longer than {_TIMEOUT_S} s")
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"the process ended with {done.returncode}; out of memory?"]
-        return replace(row, status=f"not measured: {lines[-1][:300]}")
-    return replace(row, **asdict(Measured(**json.loads(done.stdout.splitlines()[-1]))))
+    command = [sys.executable, "-m", "pipeline.evaluation.measure"]
+    if not rows:
+        return
+    with subprocess.Popen(
+        command,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        for row in rows:
+            process.stdin.write(json.dumps(asdict(_question(evaluation, row))) + "\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+            answer = json.loads(line) if line else "the measuring process ended"
+            if isinstance(answer, str):
+                yield replace(row, status=f"not measured: {answer}")
+            else:
+                yield replace(row, **asdict(Measured(**answer)))
+            if not line:
+                return
+        process.stdin.close()
+
+
+def _question(evaluation: Evaluation, row: CostRow) -> Question:
+    lr_size, hr_size = pair_sizes((row.hr_h, row.hr_w), (row.scale_h, row.scale_w))
+    file = str(_networks(evaluation)[row.model_digest].file.resolve())
+    return Question(file, lr_size, hr_size, (row.scale_h, row.scale_w), row.index)
 
 
 def _with_measurement(row: CostRow, other: CostRow) -> CostRow:

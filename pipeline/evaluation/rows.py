@@ -101,6 +101,9 @@ class RowStore:
     def __getitem__(self, key: Key) -> Row:
         return self._rows[key]
 
+    def __iter__(self) -> Iterator[Key]:
+        return iter(sorted(self._rows))
+
     def add(self, rows: Iterable[Row]) -> None:
         """Keep rows, also if the process is killed right after."""
         new = list(rows)
@@ -110,11 +113,21 @@ class RowStore:
 
     def write(self) -> None:
         """All rows in the order of their keys, into the Parquet file; it appears whole or not at all."""
-        rows = [asdict(self._rows[key]) for key in sorted(self._rows)]
+        rows = [asdict(self._rows[key]) for key in self]
         partial = self.file.with_suffix(".partial")
         pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(Row)), partial)
         partial.replace(self.file)
         self._journal.unlink(missing_ok=True)
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """The rows in a folder, in the order of their keys; changes nothing there.
+
+    Raises:
+        UserError: the rows cannot be read.
+    """
+    store = RowStore(folder)
+    return [store[key] for key in store]
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from torch import Tensor
 import anysr
 from anysr import AnySR
 from anysr.metrics import round_to_8_bits
+from anysr.serialization import list_pretrained, pretrained_file
 from pipeline.data.degrade import RESIZERS
 from pipeline.errors import UserError
 from pipeline.evaluation.scales import Scale
@@ -177,8 +178,8 @@ def open_upscaler(text: str, lr_kind: str, tracking_uri: str | None = None) -> U
     """``bicubic`` (of the kind that made the LR images), a model of a file or a registry, or a released checkpoint.
 
     Args:
-        text: that word, a path, or an MLflow URI such as ``models:/anysr@champion``; ``NAME=`` before it
-            is what tables call it.
+        text: that word, a path, the name of a network in the box, or an MLflow URI such as
+            ``models:/anysr@champion``; ``NAME=`` before it is what tables call it.
         lr_kind: "pil" or "matlab".
         tracking_uri: the registry.
 
@@ -189,12 +190,7 @@ def open_upscaler(text: str, lr_kind: str, tracking_uri: str | None = None) -> U
     name, _, source = ("", "", text) if Path(text).expanduser().is_file() else text.rpartition("=")
     if source == "bicubic":
         return Bicubic("matlab" if lr_kind == "matlab" else "pil", name or "bicubic")
-    try:
-        path = resolve_model(source, tracking_uri)
-    except UserError as error:
-        if source.startswith("models:/"):
-            raise
-        raise UserError(f"{error}; or a released checkpoint (.pth), or the word bicubic") from None
+    path = _file(source, tracking_uri)
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return Network(anysr.load(path).eval(), name or _shown(source), digest, path)
@@ -204,6 +200,18 @@ def to_tensor(pixels: Image) -> Tensor:
     """(H, W, C) of 0 ... 255 to (3, H, W) float32 in [0, 1]; one channel is repeated."""
     channels = torch.from_numpy(np.array(pixels, dtype=np.float32)).permute(2, 0, 1) / 255
     return channels.expand(3, -1, -1)
+
+
+def _file(source: str, tracking_uri: str | None) -> Path:
+    if source in list_pretrained():
+        return pretrained_file(source)
+    try:
+        return resolve_model(source, tracking_uri)
+    except UserError as error:
+        if source.startswith("models:/"):
+            raise
+        names = ", ".join(["bicubic", *list_pretrained()])
+        raise UserError(f"{error}; a released checkpoint (.pth) is one too, or a name: {names}") from None
 
 
 def _choice(subnet: str) -> Any:

@@ -45,20 +45,25 @@ class LocalCluster:
 
     Attributes:
         environment: what a client process needs to reach the cluster.
-        address: where a driver connects, with that environment.
+        address: where drivers connect, with that environment, and other nodes join, as host:port.
+        temporary: Ray's folder of sockets and logs.
     """
 
-    def __init__(self, num_cpus: int | None = None, object_store_bytes: int = 200 * 2**20) -> None:
+    def __init__(
+        self, num_cpus: int | None = None, object_store_bytes: int = 200 * 2**20, joinable: bool = False
+    ) -> None:
         self._num_cpus = num_cpus
         self._object_store_bytes = object_store_bytes
+        self._joinable = joinable  # by other nodes; Ray's own servers then listen on all of this machine's addresses
         self._stack = ExitStack()
         self.environment: dict[str, str] = {}
-        self.address = ""
+        self.address, self.temporary = "", Path()
 
     def __enter__(self) -> LocalCluster:
         # A short path: the sockets beneath it may have at most 107 characters.
         temporary = self._stack.enter_context(tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True))
-        ports = iter(_free_ports(len(_PORTS) + len(_PORT_VARIABLES) + _WORKER_PORTS))
+        self.temporary = Path(temporary)
+        ports = iter(free_ports(len(_PORTS) + len(_PORT_VARIABLES) + _WORKER_PORTS))
         named = {name: next(ports) for name in _PORTS}
         dashboard = f"http://127.0.0.1:{named['dashboard-port']}"
         self.address = f"127.0.0.1:{named['port']}"
@@ -69,7 +74,7 @@ class LocalCluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             # Ray takes the machine's outward address for a loopback one, unless it is told that
             # there is nobody to cluster with; then all its servers bind loopback only.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1" if self._joinable else "0",
             **{name: str(next(ports)) for name in _PORT_VARIABLES},
         }
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]
@@ -86,7 +91,7 @@ class LocalCluster:
             with log_path.open("w") as log:
                 process = subprocess.Popen(
                     command,
-                    env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | self._head_environment(),
+                    env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | self.node_environment(),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=subprocess.STDOUT,
@@ -104,7 +109,8 @@ class LocalCluster:
     ) -> None:
         self._stack.close()
 
-    def _head_environment(self) -> dict[str, str]:
+    def node_environment(self) -> dict[str, str]:
+        """What a node's processes need beside this process's own variables."""
         environment = {key: value for key, value in self.environment.items() if key != "RAY_ADDRESS"}
         # A job's `python` is to be this one.
         return environment | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
@@ -149,7 +155,8 @@ def _end_descendants() -> None:
         psutil.wait_procs(alive, timeout=1)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """TCP ports of loopback that nobody listens on."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:

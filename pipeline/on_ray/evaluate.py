@@ -2,54 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
-
-from pipeline.on_ray.cluster import LocalCluster
-
-# Read by Ray when it is imported; a cluster's token must be there too by then.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from pipeline.errors import UserError, one_line
 from pipeline.evaluation.plan import Evaluation, Unit
 from pipeline.evaluation.rows import Row
-from pipeline.evaluation.run import Scorer, exact_arithmetic
+from pipeline.evaluation.run import Scorer
 from pipeline.evaluation.score import failed, score
+from pipeline.evaluation.scoring import exact_arithmetic
 
-_ROOT = Path(__file__).resolve().parents[2]
 _ATTEMPTS = 3  # at one unit, before it is taken to be what kills the workers
-
-
-@contextmanager
-def connected(num_workers: int) -> Iterator[None]:
-    """A cluster while the block runs: the one at RAY_ADDRESS, or one on loopback that is gone afterwards.
-
-    Raises:
-        UserError: the cluster does not answer.
-    """
-    with ExitStack() as stack:
-        address = os.environ.get("RAY_ADDRESS")
-        if not address:
-            cluster = stack.enter_context(LocalCluster(num_cpus=num_workers))
-            address = cluster.address
-            os.environ.update({name: value for name, value in cluster.environment.items() if name != "RAY_ADDRESS"})
-        import ray
-
-        # The workers need this repository, installed or not.
-        environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.getenv("PYTHONPATH")]))}}
-        try:
-            ray.init(address, log_to_driver=False, logging_level="warning", runtime_env=environment)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"no Ray cluster answers at {address} ({one_line(error)[:200]}); correct RAY_ADDRESS, or unset it to "
-                "have one started here, or add --local"
-            ) from None
-        stack.callback(ray.shutdown)
-        yield
 
 
 def over_workers(num_workers: int) -> Scorer:
@@ -64,20 +29,22 @@ def over_workers(num_workers: int) -> Scorer:
 class _Worker:
     """Runs in an actor."""
 
-    def __init__(self, shared: list[Any]) -> None:
-        import ray
-        import torch
-
+    def __init__(self) -> None:
         self._arithmetic = ExitStack()
         self._arithmetic.enter_context(exact_arithmetic())
-        evaluation: Evaluation = ray.get(shared[0])
-        self._evaluation = evaluation.on(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        self._evaluation: Evaluation | None = None
 
     def ready(self) -> None:
-        """Answers once the models are there."""
+        """Answers once it is there."""
 
-    def score(self, unit: Unit) -> list[Row]:
-        """The rows of a unit."""
+    def score(self, evaluation: list[Any], unit: Unit) -> list[Row]:
+        """The rows of a unit; a worker fetches the models once, and again if it was restarted."""
+        if self._evaluation is None:
+            import ray
+            import torch
+
+            fetched: Evaluation = ray.get(evaluation[0])
+            self._evaluation = fetched.on(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         return score(self._evaluation, unit)
 
 
@@ -86,10 +53,10 @@ class _Workers:
         import ray
 
         self._ray, self._evaluation = ray, evaluation
-        self._shared = ray.put(evaluation)  # held here: a restarted actor reads it again
+        self._shared = [ray.put(evaluation)]  # in a list, or Ray would fetch it for every call
         actor = ray.remote(_Worker)
         resources = _resources(ray.cluster_resources(), count)
-        self._actors = [actor.options(max_restarts=-1, **resources).remote([self._shared]) for _ in range(count)]
+        self._actors = [actor.options(max_restarts=-1, **resources).remote() for _ in range(count)]
         try:
             ray.get([one.ready.remote() for one in self._actors])
         except ray.exceptions.RayError as error:
@@ -102,7 +69,7 @@ class _Workers:
         while waiting or running:
             while waiting and idle:
                 actor, (unit, attempt) = idle.pop(), waiting.popleft()
-                running[actor.score.remote(unit)] = (actor, unit, attempt)
+                running[actor.score.remote(self._shared, unit)] = (actor, unit, attempt)
             ready, _ = ray.wait(list(running))
             actor, unit, attempt = running.pop(ready[0])
             idle.append(actor)

@@ -19,10 +19,11 @@ _POLL_S = 0.5
 
 @ray.remote(num_cpus=0)
 class Mailbox:
-    """Holds events until the driver takes them."""
+    """Holds events until the driver takes them, and the driver's wish to stop until the workers see it."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
+        self._stopping = False
 
     def put(self, event: Event) -> None:
         """Add an event."""
@@ -32,6 +33,14 @@ class Mailbox:
         """All events since the last call."""
         events, self._events = self._events, []
         return events
+
+    def stop(self) -> None:
+        """Ask the workers to save and stop."""
+        self._stopping = True
+
+    def is_stopping(self) -> bool:
+        """Whether they were asked to."""
+        return self._stopping
 
 
 @contextmanager

@@ -14,19 +14,24 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
+from urllib.parse import urlsplit
 
 import psutil
 
 from pipeline.config import TrainingConfig
+from pipeline.errors import UserError
+from pipeline.storage.places import parse_place
+from pipeline.tracking.versions import COMMIT_VARIABLE, git_commit
 
 _SENT = ("anysr", "pipeline", "jobs")
 # What a remote cluster's job needs to know of this shell; credentials belong to the cluster.
+_STOP_S = "60"  # a stopped job saves a checkpoint first; Ray's own default is 3 s
 _FORWARDED = ("MLFLOW_TRACKING_URI", "ANYSR_CACHE", "ANYSR_TRACEBACK")
 
 
 def follow_job(
     root: Path,
-    config: Path | None,
+    files: Mapping[str, Path | None],
     python: str,
     arguments: Sequence[str],
     environment: Mapping[str, str],
@@ -36,7 +41,7 @@ def follow_job(
 
     Args:
         root: the repository, whose code is sent along.
-        config: a configuration file to send along and use.
+        files: files to send along, by the option that names them: {"--config": path}.
         python: the interpreter on the cluster.
         arguments: passed to the script.
         environment: what the client needs beside this process's own variables to reach a cluster
@@ -46,9 +51,11 @@ def follow_job(
     with tempfile.TemporaryDirectory(prefix="anysr-job-") as stage:
         for name in _SENT:
             shutil.copytree(root / name, Path(stage) / name, ignore=shutil.ignore_patterns("__pycache__"))
-        if config is not None:
-            shutil.copyfile(config, Path(stage) / "config.yaml")
-            arguments = ["--config", "config.yaml", *arguments]
+        for option, file in files.items():
+            if file is not None:
+                name = f"{option.lstrip('-')}.yaml"
+                shutil.copyfile(file, Path(stage) / name)
+                arguments = [option, name, *arguments]
         entrypoint = [python, script, *arguments]
         return _follow(stage, entrypoint, {**_authentication(), **os.environ, **environment}, stop=not environment)
 
@@ -62,7 +69,15 @@ def _authentication() -> dict[str, str]:
 def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, str], stop: bool) -> int:
     job = f"anysr-{secrets.token_hex(4)}"
     forwarded = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
-    runtime = {"env_vars": {"PYTHONUNBUFFERED": "1", **forwarded}}
+    if urlsplit(forwarded.get("MLFLOW_TRACKING_URI", "")).password:
+        if stop:
+            raise UserError(
+                "MLFLOW_TRACKING_URI holds a password, and Ray would write it down with the job; set it on the "
+                "cluster's nodes, and here without the password"
+            )
+        del forwarded["MLFLOW_TRACKING_URI"]  # a cluster started here has it already
+    forwarded |= {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": _STOP_S, COMMIT_VARIABLE: git_commit()}
+    runtime = {"env_vars": forwarded}
     command = [*_ray("submit"), "--submission-id", job, "--working-dir", working_dir]
     command += ["--runtime-env-json", json.dumps(runtime), "--", *entrypoint]
     finished = False
@@ -72,7 +87,7 @@ def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, st
         return code
     finally:
         if not finished and stop:
-            subprocess.run([*_ray("stop"), job], env=client, check=False, capture_output=True, timeout=30)
+            subprocess.run([*_ray("stop"), job], env=client, check=False, capture_output=True, timeout=90)
 
 
 def is_this_machine(address: str) -> bool:
@@ -84,11 +99,12 @@ def is_this_machine(address: str) -> bool:
 
 def local_paths(config: TrainingConfig) -> list[str]:
     """Overrides that name this folder's paths in full, as a job of this machine runs in a folder of its own."""
-    data = config.data.resolved()
+    data, storage = config.data.resolved(), parse_place(config.run.storage)
     cache = data.cache or (Path(os.environ["ANYSR_CACHE"]).resolve() if "ANYSR_CACHE" in os.environ else None)
     paths = {"data.train": data.train, "data.validation": data.validation, "data.cache": cache}
     overrides = [f"{key}={json.dumps(str(path))}" for key, path in paths.items() if path is not None]
-    overrides.append(f"run.storage={json.dumps(str(Path(config.run.storage).expanduser().resolve()))}")
+    if isinstance(storage, Path):
+        overrides.append(f"run.storage={json.dumps(str(storage.expanduser().resolve()))}")
     uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     database = uri.removeprefix("sqlite:///")
     if uri != database and not database.startswith("/"):

@@ -32,12 +32,13 @@ _DEFAULT_LIMIT_GB = 100.0
 _in_use: dict[Path, IO[str]] = {}
 
 
-def local_copy(place: str | Place, limit_gb: float | None = None) -> Path:
+def local_copy(place: str | Place, limit_gb: float | None = None, cache: Path | None = None) -> Path:
     """A file of this machine with what lies at ``place``; itself, if it is one.
 
     Args:
         place: path, ``file:`` or ``s3://bucket/key``.
         limit_gb: for all copies together; None is $ANYSR_CACHE_GB, else 100.
+        cache: the folder they are kept in; see :func:`cache_root`.
 
     Raises:
         UserError: it is not there, does not fit under the limit, or S3 refuses or stays away.
@@ -48,10 +49,10 @@ def local_copy(place: str | Place, limit_gb: float | None = None) -> Path:
     found = s3.describe(place)
     if found is None:
         raise UserError(f"there is no {place}")
-    return _filled(place, {place.name: found}, limit_gb) / place.name
+    return _filled(place, {place.name: found}, cache_root(cache), limit_gb) / place.name
 
 
-def local_folder(place: str | Place, limit_gb: float | None = None) -> Path:
+def local_folder(place: str | Place, limit_gb: float | None = None, cache: Path | None = None) -> Path:
     """The same for a folder: all objects below ``s3://bucket/prefix``."""
     place = parse_place(place)
     if isinstance(place, Path):
@@ -60,7 +61,7 @@ def local_folder(place: str | Place, limit_gb: float | None = None) -> Path:
     if not objects:
         raise UserError(f"there is nothing below {place}; give the prefix that the files' keys begin with")
     skip = len(place.key) + 1 if place.key else 0
-    return _filled(place, {_safe(one.uri.key[skip:], one.uri): one for one in objects}, limit_gb)
+    return _filled(place, {_safe(one.uri.key[skip:], one.uri): one for one in objects}, cache_root(cache), limit_gb)
 
 
 def cache_root(configured: Path | None = None) -> Path:
@@ -77,9 +78,8 @@ def _safe(name: str, uri: S3Uri) -> str:
     return name
 
 
-def _filled(uri: S3Uri, objects: dict[str, s3.S3Object], limit_gb: float | None) -> Path:
-    endpoint = os.environ.get("AWS_ENDPOINT_URL", "")
-    root = cache_root() / "s3"
+def _filled(uri: S3Uri, objects: dict[str, s3.S3Object], cache: Path, limit_gb: float | None) -> Path:
+    endpoint, root = os.environ.get("AWS_ENDPOINT_URL", ""), cache / "s3"
     entry = root / hashlib.sha256(f"{endpoint} {uri}".encode()).hexdigest()[:24]
     try:
         entry.mkdir(parents=True, exist_ok=True)

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.errors import UserError, one_line
+from pipeline.storage import s3
+from pipeline.storage.places import S3Uri, parse_place
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ class MetricLog:
             except Exception as error:  # whatever the sink's client raises, training goes on
                 with self._changed:
                     self._error = one_line(error)[:300]
-                    self._changed.wait(self.RETRY_S)
+                    # Not woken by new metrics: asking a dead sink at each of them would slow training down.
+                    self._changed.wait_for(lambda: self._closed, self.RETRY_S)
                 continue
             with self._changed:
                 del self._pending[: len(batch)]
@@ -134,6 +137,12 @@ class MetricLog:
         self._last_steps |= {metric.name: metric.step for metric in new}
 
 
+def open_file_sink(place: str) -> Sink:
+    """A file of JSON lines, on this machine or on S3."""
+    target = parse_place(place)
+    return JsonlSink(target) if isinstance(target, Path) else S3JsonlSink(target)
+
+
 class JsonlSink:
     """One JSON object per line in a file."""
 
@@ -145,13 +154,41 @@ class JsonlSink:
             return {}
         complete = [line for line in self._path.read_text().splitlines(keepends=True) if line.endswith("\n")]
         self._path.write_text("".join(complete))
-        steps: dict[str, int] = {}
-        for line in complete:
-            metric = json.loads(line)
-            steps[metric["name"]] = max(metric["step"], steps.get(metric["name"], -1))
-        return steps
+        return _last_steps(complete)
 
     def write(self, metrics: list[Metric]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         with self._path.open("a") as file:
-            file.write("".join(json.dumps(vars(metric)) + "\n" for metric in metrics))
+            file.write(_lines(metrics))
+
+
+class S3JsonlSink:
+    """The same as an object, which S3 can only replace as a whole: for runs without an MLflow server."""
+
+    def __init__(self, uri: S3Uri) -> None:
+        self._uri = uri
+        self._text = ""
+
+    def last_steps(self) -> dict[str, int]:
+        self._text = (s3.read(self._uri) or b"").decode()
+        return _last_steps(self._text.splitlines())
+
+    def write(self, metrics: list[Metric]) -> None:
+        text = self._text + _lines(metrics)
+        s3.write(self._uri, text.encode())
+        self._text = text
+
+
+def _lines(metrics: list[Metric]) -> str:
+    return "".join(json.dumps(vars(metric)) + "\n" for metric in metrics)
+
+
+def _last_steps(lines: list[str]) -> dict[str, int]:
+    steps: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        try:
+            metric = json.loads(line)
+        except ValueError:
+            raise UserError(f"line {number} of the run's metrics.jsonl is damaged; remove that line") from None
+        steps[metric["name"]] = max(metric["step"], steps.get(metric["name"], -1))
+    return steps

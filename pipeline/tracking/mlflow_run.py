@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 # A dead server must cost seconds, not minutes; nothing is to call home.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -21,11 +21,15 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric as MlflowMetric
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.config import TrainingConfig
-from pipeline.errors import UserError, one_line
-from pipeline.tracking.metric_log import Metric
+from pipeline.errors import UserError, one_line, without_secrets
+from pipeline.storage.places import parse_place
+from pipeline.tracking.metric_log import Metric, MetricLog
+from pipeline.tracking.system_metrics import recorded_load
 from pipeline.tracking.tracker import SinkSpec
+from pipeline.tracking.versions import VersionFacts
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
@@ -37,6 +41,7 @@ class MlflowSink:
     """Writes metrics into an MLflow run."""
 
     def __init__(self, uri: str, run_id: str) -> None:
+        without_password(os.environ.get("MLFLOW_TRACKING_URI", ""))
         self._client = MlflowClient(uri)
         self._run_id = run_id
 
@@ -53,14 +58,14 @@ class MlflowSink:
 class MlflowRun:
     """The driver's hold on the run."""
 
-    def __init__(self, uri: str, config: TrainingConfig) -> None:
+    def __init__(self, uri: str, config: TrainingConfig, parent: str | None = None) -> None:
         """Find the run of this name and storage, or create it.
 
         Raises:
             UserError: the server does not answer.
         """
         self.uri = uri
-        self._config = config
+        self._config, self._parent = config, parent
         try:
             mlflow.set_tracking_uri(uri)
             self._client = MlflowClient(uri)
@@ -69,8 +74,8 @@ class MlflowRun:
         except Exception as error:  # MLflow's stores raise kinds of their own
             fault = "does not answer" if uri.startswith("http") else "cannot be used"
             raise UserError(
-                f"MLflow at {uri} {fault} ({one_line(error)[:200]}); start the server, correct tracking.uri / "
-                "MLFLOW_TRACKING_URI, or set tracking.backend=jsonl"
+                f"MLflow at {without_secrets(uri)} {fault} ({one_line(error)[:200]}); start the server, correct "
+                "tracking.uri / MLFLOW_TRACKING_URI, or set tracking.backend=jsonl"
             ) from None
         self.sink = SinkSpec(uri, self.run_id)
 
@@ -83,7 +88,8 @@ class MlflowRun:
         found = self._client.search_runs([experiment], wanted, max_results=1)
         if found:
             return str(found[0].info.run_id)
-        run = self._client.create_run(experiment, run_name=name, tags=tags)
+        nested = {} if self._parent is None else {MLFLOW_PARENT_RUN_ID: self._parent}
+        run = self._client.create_run(experiment, run_name=name, tags={**tags, **nested})
         run_id = str(run.info.run_id)
         params = [Param(key, value[:_MAX_PARAM_LENGTH]) for key, value in _flatten(self._config.to_dict())]
         self._client.log_batch(run_id, params=params, tags=[RunTag("mlflow.note.content", _note(self._config))])
@@ -108,17 +114,20 @@ class MlflowRun:
 
     def describe(self) -> str:
         show = "" if local_database(self.uri) is None else f"; to look: mlflow ui --backend-store-uri {self.uri}"
-        return f"MLflow run {self.run_id} at {self.uri}{show}"
+        return without_secrets(f"MLflow run {self.run_id} at {self.uri}{show}")
 
-    def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
+    def publish(self, model_file: Path, checkpoint: Path, files: list[Path], about: VersionFacts) -> str:
         from pipeline.tracking.mlflow_model import register
 
         self._client.log_artifacts(self.run_id, str(checkpoint), "checkpoint")
+        self.attach(files)
+        name = self._config.tracking.registered_model
+        version = register(model_file, self.uri, self.run_id, name, about.tags(self.run_id))
+        return f"models:/{name}/{version}, alias models:/{name}@latest"
+
+    def attach(self, files: list[Path]) -> None:
         for file in files:
             self._client.log_artifact(self.run_id, str(file))
-        name = self._config.tracking.registered_model
-        version = register(model_file, self.uri, self.run_id, name)
-        return f"models:/{name}/{version}, alias models:/{name}@latest"
 
     def end(self, status: str) -> None:
         try:
@@ -126,26 +135,37 @@ class MlflowRun:
         except MlflowException as error:
             print(f"warning: could not mark the MLflow run as {status}: {one_line(error)[:200]}")
 
-    @contextmanager
-    def system_metrics(self) -> Iterator[None]:
-        """Record CPU, memory and GPU load while the block runs."""
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self.uri)
-        monitor.start()
-        try:
-            yield
-        finally:
-            monitor.finish()
+    def system_metrics(self) -> AbstractContextManager[None]:
+        started_ms = int(self._client.get_run(self.run_id).info.start_time)
+        return recorded_load(MetricLog(self.sink.open()), started_ms)
 
 
 def tracking_uri(config: TrainingConfig, in_ray_job: bool) -> str:
     """The server or database that the configuration and the environment name."""
     named = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
     if named:
-        return named
-    folder = Path(config.run.storage) if in_ray_job else Path.cwd()
+        return without_password(named)
+    storage = parse_place(config.run.storage)
+    if in_ray_job and not isinstance(storage, Path):
+        raise UserError(
+            f"no MLflow server is named, and {storage} cannot hold its database; set MLFLOW_TRACKING_URI or "
+            "tracking.uri, or tracking.backend=jsonl"
+        )
+    folder = storage if in_ray_job and isinstance(storage, Path) else Path.cwd()
     return f"sqlite:///{folder.resolve()}/mlflow.db"
+
+
+def without_password(uri: str) -> str:
+    """The URI of a server; a name and password in it move to where MLflow's client also looks, this environment.
+
+    What stays is written down in many places; each process finds the password in its own environment.
+    """
+    parts = urlsplit(uri)
+    if not parts.scheme.startswith("http") or not parts.password:
+        return uri
+    os.environ.setdefault("MLFLOW_TRACKING_USERNAME", unquote(parts.username or ""))
+    os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(parts.password))
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def local_database(uri: str) -> Path | None:

@@ -10,7 +10,9 @@ from typing import Protocol
 
 from pipeline.config import TrainingConfig
 from pipeline.errors import UserError
-from pipeline.tracking.metric_log import JsonlSink, Sink
+from pipeline.storage.places import Place
+from pipeline.tracking.metric_log import Sink, open_file_sink
+from pipeline.tracking.versions import VersionFacts
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class SinkSpec:
     def open(self) -> Sink:
         """Connect."""
         if self.run_id is None:
-            return JsonlSink(Path(self.target))
+            return open_file_sink(self.target)
         from pipeline.tracking.mlflow_run import MlflowSink
 
         return MlflowSink(self.target, self.run_id)
@@ -45,8 +47,11 @@ class Tracker(Protocol):
     def system_metrics(self) -> AbstractContextManager[None]:
         """Record the machine's load while the block runs."""
 
-    def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
+    def publish(self, model_file: Path, checkpoint: Path, files: list[Path], about: VersionFacts) -> str:
         """Attach a checkpoint and files to the run, register the network; returns what to tell the user."""
+
+    def attach(self, files: list[Path]) -> None:
+        """Keep files with the run."""
 
     def end(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
@@ -55,7 +60,7 @@ class Tracker(Protocol):
 class FileTracker:
     """Metrics as lines of JSON in the run's folder; nothing is registered."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         self.sink = SinkSpec(str(folder / "metrics.jsonl"), None)
 
     def describe(self) -> str:
@@ -64,15 +69,20 @@ class FileTracker:
     def system_metrics(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
+    def publish(self, model_file: Path, checkpoint: Path, files: list[Path], about: VersionFacts) -> str:
         return "not registered: tracking.backend is jsonl"
+
+    def attach(self, files: list[Path]) -> None:
+        pass
 
     def end(self, status: str) -> None:
         pass
 
 
-def open_tracker(config: TrainingConfig, folder: Path, in_ray_job: bool) -> Tracker:
+def open_tracker(config: TrainingConfig, folder: Place, in_ray_job: bool, parent: str | None = None) -> Tracker:
     """The tracker that the configuration names, with this run created or found again.
+
+    ``parent`` is the MLflow run that this one is nested in, as a search's trials are.
 
     Raises:
         UserError: MLflow is not installed, or its server does not answer.
@@ -83,4 +93,4 @@ def open_tracker(config: TrainingConfig, folder: Path, in_ray_job: bool) -> Trac
         raise UserError("MLflow is not installed: pip install 'anysr[train]', or set tracking.backend=jsonl")
     from pipeline.tracking.mlflow_run import MlflowRun, tracking_uri
 
-    return MlflowRun(tracking_uri(config, in_ray_job), config)
+    return MlflowRun(tracking_uri(config, in_ray_job), config, parent)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,9 +16,11 @@ from torch import nn
 from pipeline.config import TrainingConfig
 from pipeline.errors import UserError
 from pipeline.run import Fitted
+from pipeline.storage.places import parse_place
+from pipeline.storage.transfer import exists
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.tracking.tracker import SinkSpec
-from pipeline.train.checkpoints import CHECKPOINTS, RAY_SNAPSHOT, remove_old, write_checkpoint
+from pipeline.train.checkpoints import CHECKPOINTS, RAY_SNAPSHOT, Checkpoints
 from pipeline.train.context import Progress
 from pipeline.train.display import Display
 from pipeline.train.loop import train
@@ -30,9 +32,9 @@ class LocalContext:
     rank = 0
     world_size = 1
 
-    def __init__(self, checkpoints: Path, keep: int, display: Display) -> None:
+    def __init__(self, checkpoints: Checkpoints, display: Display) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._checkpoints, self._keep, self._display = checkpoints, keep, display
+        self._checkpoints, self._display = checkpoints, display
         self._stop = False
 
     def wrap(self, model: nn.Module) -> nn.Module:
@@ -41,14 +43,11 @@ class LocalContext:
     def gather(self, values: list[Any]) -> list[Any]:
         return values
 
-    @contextmanager
-    def latest_checkpoint(self) -> Iterator[Path | None]:
-        found = sorted(self._checkpoints.glob("step_*"))
-        yield found[-1] if found else None
+    def latest_checkpoint(self) -> AbstractContextManager[Path | None]:
+        return self._checkpoints.latest(self.show)
 
-    def save_checkpoint(self, write: Callable[[Path], None], step: int) -> None:
-        write_checkpoint(self._checkpoints / f"step_{step:09d}", write)
-        remove_old(self._checkpoints, self._keep)
+    def save_checkpoint(self, write: Callable[[Path], None], step: int, scores: list[dict[str, Any]]) -> None:
+        self._checkpoints.save(write, step)
 
     def show(self, event: Progress | str) -> None:
         self._display.show(event)
@@ -65,15 +64,15 @@ class LocalContext:
 
 def fit_locally(config: TrainingConfig, sink: SinkSpec) -> Fitted:
     """Train in this process; SIGINT and SIGTERM save a checkpoint first."""
-    torch.set_num_threads(config.ray.cpus_per_worker * config.ray.num_workers)
-    checkpoints = Path(config.run.storage) / str(config.run.name) / CHECKPOINTS
-    if (checkpoints.parent / RAY_SNAPSHOT).exists():
+    torch.set_num_threads(config.ray.cpus_per_worker * config.ray.most_workers)
+    place = parse_place(config.run.storage) / str(config.run.name)
+    if exists(place / RAY_SNAPSHOT):
         raise UserError(
             f"the run {config.run.name!r} was started on Ray: go on with it there, or choose a new run.name"
         )
     log = MetricLog(sink.open())
     with Display(sys.stdout, config.train.steps) as display:
-        context = LocalContext(checkpoints, config.ray.keep_checkpoints, display)
+        context = LocalContext(Checkpoints(place / CHECKPOINTS, config.ray.keep_checkpoints), display)
         with _stopping_on_signals(context):
             outcome = train(config, context, log, sink.run_id)
         log.close()

@@ -61,8 +61,9 @@ def model(tmp_path: Path) -> Path:
         ("Set5", "pil", "liif", {2: 33.67, 3: 30.40, 4: 28.43}),
         ("Set14", "pil", "liif", {2: 30.33, 3: 27.63, 4: 26.09}),
         ("BSD100", "pil", "liif", {4: 25.96}),
-        ("Set5", "matlab", "luma8", {2: 33.66, 3: 30.39, 4: 28.42}),
-        ("BSD100", "matlab", "luma8", {4: 25.96}),
+        ("Set5", "matlab", "liif", {2: 33.66, 3: 30.39, 4: 28.42}),
+        ("Set5", "matlab", "basicsr", {2: 33.66, 3: 30.39, 4: 28.42}),
+        ("BSD100", "matlab", "liif", {4: 25.96}),
     ],
 )
 def test_bicubic_scores_as_published(shared, tmp_path, name, lr, protocol, expected):
@@ -70,7 +71,9 @@ def test_bicubic_scores_as_published(shared, tmp_path, name, lr, protocol, expec
     done = evaluate("--model", "bicubic", "--suite", f"{name}={images}", "--scales", *expected, "--lr", lr,
                     "--protocol", protocol, "--metrics", "psnr", "--out", tmp_path / "out")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    for scale, value in means(tmp_path / "out").items():
+    found = means(tmp_path / "out")
+    assert set(found) == set(expected)
+    for scale, value in found.items():
         assert value == pytest.approx(expected[scale], abs=0.01), scale
 
 
@@ -152,3 +155,23 @@ def test_errors_are_one_line(suite, tmp_path):
         assert done.returncode == 2
         assert done.stderr.count("\n") == 1
         assert message in done.stderr
+
+
+def test_models_side_by_side_one_of_them_at_its_own_factor_alone(suite, model, tmp_path):
+    torch.manual_seed(1)
+    double, plain = tmp_path / "double.safetensors", tmp_path / "plain.safetensors"
+    anysr.save(anysr.build("ecbsr-m4c16-x2", decoder={"num_blocks": 1, "channels": 4}), double)
+    anysr.save(anysr.build("edsr-baseline-liif", encoder={"num_blocks": 1, "channels": 8}), plain)
+    done = evaluate("--model", "bicubic", f"mine={model}", double, "--original", plain, "--subnets", "auto", "full",
+                    "--suite", f"s={suite}", "--sweep", "benchmark", "boundaries", "--metrics", "psnr",
+                    "--out", tmp_path / "out")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    made = rows(tmp_path / "out")
+    assert {r["status"] for r in made} == {"ok"}
+    assert {r["scale_h"] for r in made if r["model"] == "double.safetensors"} == {2}
+    assert {r["scale_h"] for r in made if r["model"] == "mine"} == {1.7, 1.8, 2, 2.5, 2.6, 3, 3.2, 3.3, 4}
+    kinds = {"bicubic": "interpolation", "mine": "any-resource", "double.safetensors": "fixed x2"}
+    assert {r["model"]: r["kind"] for r in made} == {**kinds, "plain.safetensors": "any-scale"}
+    assert {(r["model"], r["subnet"]) for r in made if r["scale_h"] == 3} == {
+        ("bicubic", "full"), ("mine", "auto"), ("mine", "full"), ("plain.safetensors", "full")
+    }  # fmt: skip

@@ -5,11 +5,17 @@ import pytest
 import torch
 from PIL import Image
 
+import anysr
+from pipeline.data.imresize import matlab_bicubic
 from pipeline.errors import UserError
 from pipeline.evaluation.perceptual import LpipsAlex
+from pipeline.evaluation.plan import Candidate, Evaluation
 from pipeline.evaluation.protocols import PROTOCOLS, protocol_for
-from pipeline.evaluation.scales import Scale, parse_scales
+from pipeline.evaluation.scales import Scale, named_sweeps, parse_scales, sides
+from pipeline.evaluation.score import score
 from pipeline.evaluation.suites import open_suite
+from pipeline.evaluation.upscalers import open_upscaler
+from tests.tiny import tiny_config
 
 
 @pytest.mark.parametrize(
@@ -72,6 +78,23 @@ def test_what_is_no_scale(text):
         parse_scales([text])
 
 
+def test_sweeps_by_name():
+    assert len(named_sweeps(["paper"], [])) == 30
+    assert named_sweeps(["benchmark", "paper"], [])[:3] == (Scale(2, 2), Scale(3, 3), Scale(4, 4))
+    assert all(scale.height > 4 for scale in named_sweeps(["ood"], []))
+    assert all(scale.height != scale.width for scale in named_sweeps(["asymmetric"], []))
+    assert [str(scale) for scale in named_sweeps(["boundaries"], [1.75, 2.55])] == ["1.7", "1.8", "2.5", "2.6"]
+    with pytest.raises(UserError, match="several scale groups"):
+        named_sweeps(["boundaries"], [])
+
+
+@pytest.mark.parametrize(
+    ("edge", "below", "above"), [(1.75, 1.7, 1.8), (2.0, 1.9, 2.0), (3.0, 2.9, 3.0), (1.05, 1, 1.1)]
+)
+def test_both_sides_of_an_edge(edge, below, above):
+    assert sides(edge) == (Scale(below, below), Scale(above, above))
+
+
 def save(path, height=32, width=40, seed=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -132,3 +155,61 @@ def test_lpips_says_where_its_weights_belong(tmp_path):
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "trunk.pth")
     with pytest.raises(UserError, match="needs the keys features"):
         LpipsAlex(tmp_path / "trunk.pth")
+
+
+def scene(tmp_path, lr="pil", protocol="liif", metrics=("psnr",), models=("bicubic",), scales=("2",)):
+    parsed = parse_scales(scales)
+    opened = [open_upscaler(str(model), lr) for model in models]
+    candidates = tuple(Candidate(one, one.subnets(["auto", "full"])) for one in opened)
+    return Evaluation(candidates, (open_suite(f"s={tmp_path}/hr", parsed),), parsed, metrics, protocol, lr)
+
+
+def test_matlabs_bicubic_is_scored_on_8_bit_luma_under_protocols_of_luma(tmp_path):
+    """As the classic scripts do: rgb2ycbcr, imresize down and up in doubles, rounding, PSNR."""
+    save(tmp_path / "hr/a.png")
+    pixels = np.asarray(Image.open(tmp_path / "hr/a.png"))
+    luma = np.floor(pixels @ np.array([65.481, 128.553, 24.966]) / 255 + 16 + 0.5)[..., None]
+    back = np.clip(np.floor(matlab_bicubic(matlab_bicubic(luma, (16, 20)), (32, 40)) + 0.5), 0, 255)
+    expected = 10 * np.log10(255**2 / np.mean((back - luma)[2:-2, 2:-2] ** 2))
+    for protocol in ("liif", "basicsr"):
+        evaluation = scene(tmp_path, "matlab", protocol)
+        (row,) = score(evaluation, evaluation.units()[0])
+        assert row.value == pytest.approx(expected, abs=1e-4)
+        assert "8 bits" in row.scoring
+    evaluation = scene(tmp_path, "matlab", "liif-div2k", scales=("1.5",))
+    (row,) = score(evaluation, evaluation.units()[0])
+    assert "RGB" in row.scoring
+
+
+def test_equal_subnets_are_run_once(tmp_path):
+    save(tmp_path / "hr/a.png", 48, 48)
+    anysr.save(anysr.build(tiny_config().model), tmp_path / "m.safetensors")
+    evaluation = scene(tmp_path, models=[tmp_path / "m.safetensors"], scales=("1.5", "4"), metrics=("psnr", "ssim"))
+    network = evaluation.candidates[0].upscaler
+    calls = []
+    network.model.register_forward_hook(lambda *_: calls.append(1))
+    narrow, full = (score(evaluation, unit) for unit in evaluation.units())
+    assert len(calls) == 3
+    assert [(row.subnet, row.metric) for row in full] == [(s, m) for s in ("auto", "full") for m in ("psnr", "ssim")]
+    assert full[0].value == full[2].value
+    assert narrow[0].subnet == "auto"
+
+
+def test_grey_and_odd_images_and_any_thread_count_give_the_same(tmp_path):
+    (tmp_path / "hr").mkdir()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 51), dtype=np.uint8)).save(tmp_path / "hr/grey.png")
+    evaluation = scene(tmp_path, metrics=("psnr", "ssim"), scales=("1.7", "2x3.1"))
+    found = [[row.value for unit in evaluation.units() for row in score(evaluation, unit)] for _ in range(2)]
+    assert found[0] == found[1]
+    assert all(10 < value < 100 or 0 < value < 1 for value in found[0])
+
+
+def test_models_need_names_of_their_own(tmp_path):
+    save(tmp_path / "hr/a.png")
+    with pytest.raises(UserError, match="name of its own"):
+        scene(tmp_path, models=("bicubic", "bicubic"))
+    with pytest.raises(UserError, match="the same model"):
+        scene(tmp_path, models=("bicubic", "again=bicubic"))
+    with pytest.raises(UserError, match="a released checkpoint"):
+        open_upscaler(str(tmp_path / "none.safetensors"), "pil")
+    assert open_upscaler("plain=bicubic", "pil").name == "plain"

@@ -3,6 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from skimage.metrics import structural_similarity
 
 from anysr.metrics import psnr, scored_region, ssim
 
@@ -75,6 +76,18 @@ def test_ssim_is_the_published_double_loop(channel):
     images = [scored_region(image, image, 2, channel, rounded=False)[0].numpy() for image in (sr, hr)]
     expected = np.mean([textbook_ssim(a, b) for a, b in zip(*images, strict=True)])
     assert ssim(sr, hr, 2, channel) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(("height", "width", "border"), [(37, 52, 0), (64, 33, 3)])
+def test_ssim_is_scikit_images(height, width, border):
+    generator = torch.Generator().manual_seed(height)
+    hr = torch.rand(3, height, width, generator=generator)
+    sr = (hr + 0.1 * torch.randn(3, height, width, generator=generator)).clamp(0, 1)
+    published = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    for channel in ("y", "rgb"):
+        a, b = scored_region(sr, hr, border, channel, rounded=False)
+        expected = structural_similarity(a.numpy(), b.numpy(), channel_axis=0, **published)
+        assert ssim(sr, hr, border, channel) == pytest.approx(expected, abs=1e-4)
 
 
 def textbook_ssim(a, b):

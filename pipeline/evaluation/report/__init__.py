@@ -1,0 +1,1 @@
+"""One HTML file about a folder of rows, readable without a network."""
