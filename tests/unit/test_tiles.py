@@ -46,6 +46,15 @@ def test_narrow_subnets_own_columns_and_smaller_networks(encoder: str) -> None:
             assert (model.extract(subnet)(lr, 2, tile=5) - whole).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("name", ["edsr-baseline-srno-anysr", "rdn-metasr-anysr", "rcan-arbsr-anysr"])
+@pytest.mark.parametrize("size", [(1, 9), (9, 1), (1, 1), (2, 3)])
+def test_images_of_hardly_a_pixel(name: str, size: tuple[int, int]) -> None:
+    model, lr = tiny(name), torch.rand(1, 3, *size)
+    with torch.no_grad():
+        assert (model(lr, (1.3, 5.9), tile=2) - model(lr, (1.3, 5.9), tile=None)).abs().max() < 1e-5
+        assert (model(lr, 6, tile=(1, 3)) - model(lr, 6, tile=None)).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("encoder", ["edsr-baseline", "rdn", "rcan"])
 def test_bfloat16(encoder: str) -> None:
     model, lr = tiny(f"{encoder}-liif-anysr").bfloat16(), torch.rand(1, 3, 19, 13)
