@@ -102,8 +102,8 @@ class LiftedBlocks:
 
     def __init__(self, grid: CornerGrid, feat_Dhw: Tensor, lifts: list[CornerLift]) -> None:
         self.grid, self.feat_Dhw, self.lifts = grid, feat_Dhw, lifts
-        dtype = feat_Dhw.dtype
-        self._projections = [FastLinear(*(t.to(dtype) for t in lift.projection())) for lift in lifts]
+        parts = [lift.projection() for lift in lifts]
+        self._projections = [FastLinear(w.to(feat_Dhw.dtype), b.to(feat_Dhw.dtype)) for w, b in parts]
         self._at: tuple[Strip, list[Tensor]] | None = None
 
     def __iter__(self) -> Iterator[LiftedBlock]:

@@ -97,7 +97,7 @@ class PackedLayers:
 
     def __init__(self, layers: Sequence[tuple[Tensor, Tensor]], parts: int) -> None:
         self._kept = [_packed(weight.detach(), bias.detach(), parts) for weight, bias in layers]
-        rows = [(w.data_ptr(), b.data_ptr(), num_in, len(b)) for w, b, num_in in self._kept]
+        rows = [_Layer(w.data_ptr(), b.data_ptr(), num_in, len(b)) for w, b, num_in in self._kept]
         self.structures = (_Layer * len(rows))(*rows)
 
     def __len__(self) -> int:

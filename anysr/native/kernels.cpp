@@ -310,11 +310,14 @@ struct Query {
 
 // Threads take blocks from a common heap; `make()` gives each a worker of its own.
 template <class Make>
-void in_blocks(int total, int threads, Make make) {
+void in_blocks(int total, int threads, bool with_tiles, Make make) {
   std::atomic<int> next{0};
   auto run = [&] {
 #ifdef __AMX_BF16__
-    Tiles tiles;
+    // The processor may have tiles that the system does not allow.
+    const auto tiles = with_tiles ? std::make_unique<Tiles>() : nullptr;
+#else
+    (void)with_tiles;
 #endif
     auto worker = make();
     for (int block; (block = next.fetch_add(1)) < total;) worker->block(block);
@@ -606,7 +609,7 @@ struct ConvWorker {
 template <template <int> class Worker, class Call>
 int run(const Call& call, int parts) {
   auto with = [&](auto make) {
-    in_blocks(make()->count(), call.threads, make);
+    in_blocks(make()->count(), call.threads, parts > 0, make);
     return 0;
   };
   if (parts == 0) return with([&] { return std::make_unique<Worker<0>>(call); });
