@@ -114,7 +114,8 @@ class MetricLog:
             except Exception as error:  # whatever the sink's client raises, training goes on
                 with self._changed:
                     self._error = one_line(error)[:300]
-                    self._changed.wait(self.RETRY_S)
+                    # Not woken by new metrics: asking a dead sink at each of them would slow training down.
+                    self._changed.wait_for(lambda: self._closed, self.RETRY_S)
                 continue
             with self._changed:
                 del self._pending[: len(batch)]

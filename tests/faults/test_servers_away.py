@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import statistics
 import subprocess
 import time
 
@@ -33,7 +32,7 @@ def undisturbed(tmp_path_factory, store):
 
 def begin(*overrides):
     command = local_command(*STEPS, *overrides)
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment())
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment())
 
 
 def rows(store, name):
@@ -124,11 +123,7 @@ def test_mlflow_away_costs_no_metric(mlflow_server, store, tmp_path):
     steps = [metric.step for metric in loss]
     assert steps == list(range(3, steps[-1] + 1, 3))
     meanwhile = [metric for metric in loss if before * 1000 < metric.timestamp < (before + OUTAGE_S) * 1000]
-    assert len(meanwhile) > 10
-    pace = {metric.step: metric.value for metric in history("train/images_per_s")}
-    during = statistics.median(pace[metric.step] for metric in meanwhile)
-    others = statistics.median(pace[step] for step in steps[5:] if step not in {m.step for m in meanwhile})
-    assert during > others / 2  # benchmarks/mlflow_outage.py measures it
+    assert len(meanwhile) > 10  # how fast it went on meanwhile, benchmarks/mlflow_outage.py measures
     quiet = begin(*where, "run.name=quiet", JSONL)
     wait_for(lambda: len(series(tmp_path, "quiet")) >= 40, 200, quiet)
     quiet.kill()
