@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -25,10 +26,13 @@ def time_limit(seconds: float, what: str) -> Iterator[None]:
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise ImageError(f"{what} takes longer than {seconds:g} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    before, started = signal.signal(signal.SIGALRM, stop), time.monotonic()
+    others_s, interval_s = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        if others_s:  # an alarm of the caller's goes on
+            left_s = max(1e-3, others_s - (time.monotonic() - started))
+            signal.setitimer(signal.ITIMER_REAL, left_s, interval_s)

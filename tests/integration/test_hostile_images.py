@@ -131,5 +131,10 @@ def test_a_decoder_that_does_not_come_back_is_stopped():
     with pytest.raises(ImageError, match=r"decoding takes longer than 0.05 s"), time_limit(0.05, "decoding"):
         while True:
             pass
-    with time_limit(60, "nothing"):
+    with time_limit(60, "outer"), time_limit(50, "inner"):
         pass
+    with pytest.raises(ImageError, match="outer"), time_limit(0.2, "outer"):
+        with time_limit(50, "inner"):
+            pass
+        while True:
+            pass
