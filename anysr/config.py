@@ -84,12 +84,17 @@ class ModelConfig:
 
     def channels(self, subnet: SubnetConfig) -> tuple[int, int]:
         """Encoder and decoder channels of a subnet."""
-        heads = self.decoder.head_channels if isinstance(self.decoder, SrnoConfig) else 1
-        multiple = math.lcm(self.width_multiple, heads)
+        encoder_multiple, decoder_multiple = self.width_multiples
         return (
-            channels_at(subnet.encoder_width, self.encoder.slim_channels, self.width_multiple),
-            channels_at(subnet.decoder_width, self.decoder.slim_channels, multiple),
+            channels_at(subnet.encoder_width, self.encoder.slim_channels, encoder_multiple),
+            channels_at(subnet.decoder_width, self.decoder.slim_channels, decoder_multiple),
         )
+
+    @property
+    def width_multiples(self) -> tuple[int, int]:
+        """What narrowed channels of encoder and decoder are multiples of; SRNO keeps whole heads."""
+        heads = self.decoder.head_channels if isinstance(self.decoder, SrnoConfig) else 1
+        return self.width_multiple, math.lcm(self.width_multiple, heads)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the inverse of :meth:`from_dict`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,8 @@ import torch
 
 from anysr.geometry import resolve_target
 from anysr.model import AnySR, SubnetChoice
+
+_POINTS_PER_GROUP = 24
 
 
 @dataclass(frozen=True)
@@ -62,3 +65,29 @@ def cost(
         decoder_macs=model.decoder.macs(lr_size, target.size, chosen.decoder_channels),
         executed_macs=encoder + model.decoder.executed_macs(lr_size, target.size, chosen.decoder_channels),
     )
+
+
+def mean_macs(model: AnySR, lr_size: tuple[int, int] = (256, 256), scales: tuple[float, float] | None = None) -> float:
+    """Multiply-adds of enlarging one image, each scale through its own subnet, mean over a range of scales.
+
+    The mean is the integral over the range divided by its length, by the midpoint rule inside each group.
+
+    Args:
+        model: the network; one of a fixed factor has that scale alone.
+        lr_size: (h, w).
+        scales: (lowest, highest); None is what the model's groups cover.
+    """
+    factor = getattr(model.config.decoder, "factor", None)
+    if factor is not None:
+        return float(cost(model, lr_size, factor).macs)
+    low, high = scales or (model.subnets[0].scales[0], model.subnets[-1].scales[1])
+    edges = [low, *(s.scales[0] for s in model.subnets[1:] if low < s.scales[0] < high), high]
+    total = 0.0
+    for start, end in itertools.pairwise(edges):
+        subnet = model.subnet_for("auto", (start + end) / 2)
+        encoder = model.encoder.macs(lr_size, subnet.encoder_channels)
+        for i in range(_POINTS_PER_GROUP):
+            target = resolve_target(lr_size, start + (end - start) * (i + 0.5) / _POINTS_PER_GROUP, None)
+            decoder = model.decoder.macs(lr_size, target.size, subnet.decoder_channels)
+            total += (encoder + decoder) * (end - start) / _POINTS_PER_GROUP
+    return total / (high - low)

@@ -44,7 +44,14 @@ def inference_dtype(like: Tensor) -> torch.dtype:
     """
     kind = like.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else like.dtype
-    return torch.float32 if kind == "cpu" and dtype == torch.bfloat16 and not _has_fast_bf16() else dtype
+    return torch.float32 if kind == "cpu" and dtype == torch.bfloat16 and not has_fast_bf16(like.device) else dtype
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether products run faster in bfloat16 than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type != "cpu" or _cpu_has_fast_bf16()
 
 
 def _can_pack(weight: Tensor) -> bool:
@@ -60,8 +67,8 @@ def _can_pack(weight: Tensor) -> bool:
 
 
 @cache
-def _has_fast_bf16() -> bool:
-    """Whether bfloat16 products run faster than float32 ones; other architectures are taken to."""
+def _cpu_has_fast_bf16() -> bool:
+    """Architectures that are not known are taken to."""
     about = torch.cpu.get_capabilities()
     if about.get("architecture") != "x86_64":
         return True

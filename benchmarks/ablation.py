@@ -32,9 +32,10 @@ from pipeline.data.draws import ScaleGroupSampler, crop_macs
 from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import Pixels, decode_rgb, list_photos
 from pipeline.data.samples import StepBatches
-from pipeline.evaluate import central_crop, saved, to_tensor
+from pipeline.evaluation.upscalers import to_tensor
 from pipeline.train.state import TrainState
 from pipeline.train.step import train_step
+from pipeline.train.validation import central_crop, saved
 
 BASE = (
     "model.encoder={kind: edsr, num_blocks: 4, channels: 32}",

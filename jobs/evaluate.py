@@ -95,7 +95,8 @@ def _scales(args: argparse.Namespace, candidates: Sequence[Candidate]) -> tuple[
 def _scored(evaluation: Evaluation, store: RowStore, num_workers: int | None) -> list[Row]:
     if num_workers == 0 or all(key in store for unit in evaluation.units() for key in unit.keys):
         return evaluate(evaluation, store, in_this_process, _say)
-    from pipeline.on_ray.evaluate import connected, over_workers
+    from pipeline.on_ray.connect import connected
+    from pipeline.on_ray.evaluate import over_workers
     from pipeline.on_ray.submit import exit_on_signals
 
     exit_on_signals()
@@ -114,7 +115,7 @@ def _submitted(address: str) -> int:
     exit_on_signals()
     here = is_this_machine(address)
     arguments = [*sys.argv[1:], *(["--chdir", str(Path.cwd())] if here else [])]
-    return follow_job(ROOT, None, sys.executable if here else "python", arguments, {}, "jobs/evaluate.py")
+    return follow_job(ROOT, {}, sys.executable if here else "python", arguments, {}, "jobs/evaluate.py")
 
 
 def _change_folder(folder: Path | None) -> None:

@@ -28,18 +28,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="overrides the configuration")
     parser.add_argument("--config", type=Path, help="YAML file")
+    parser.add_argument("--remote", action="store_true", help="RAY_ADDRESS is a tunnel's end on this machine")
     args = parser.parse_args()
-    config = load_config(args.config, args.overrides)
+    config, files = load_config(args.config, args.overrides), {"--config": args.config}
     exit_on_signals()
     address = os.environ.get("RAY_ADDRESS")
-    if address and not is_this_machine(address):
-        return follow_job(ROOT, args.config, "python", args.overrides, {})
+    if address and (args.remote or not is_this_machine(address)):
+        return follow_job(ROOT, files, "python", args.overrides, {})
     overrides = [*args.overrides, *local_paths(config)]
     if address:
-        return follow_job(ROOT, args.config, sys.executable, overrides, {})
+        return follow_job(ROOT, files, sys.executable, overrides, {})
     print("starting a local Ray cluster …", flush=True)
     with LocalCluster() as cluster:
-        return follow_job(ROOT, args.config, sys.executable, overrides, cluster.environment)
+        return follow_job(ROOT, files, sys.executable, overrides, cluster.environment)
 
 
 if __name__ == "__main__":

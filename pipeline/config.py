@@ -5,7 +5,7 @@ A YAML file holds what differs from the defaults; ``key.sub=value`` overrides it
 
 from __future__ import annotations
 
-import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -27,8 +27,11 @@ from pydantic import (
 
 from anysr import ModelConfig, list_models
 from anysr.zoo import named_values
+from pipeline.config_errors import explain
 from pipeline.errors import UserError, one_line
-from pipeline.network_kinds import is_of, network_classes, with_kinds, without_class
+from pipeline.evaluation.protocols import protocol_for
+from pipeline.evaluation.scales import Scale
+from pipeline.network_kinds import network_classes, with_kinds
 from pipeline.storage.places import S3Uri, parse_place
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -187,8 +190,9 @@ class TrainConfig(Section):
     init_from: Path | None = None
     """Model file or released checkpoint whose weights the run starts with; a plain network starts an any-resource one
     of the same encoder and decoder."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 runs forward and backward under autocast; weights stay float32."""
+    precision: Literal["float32", "bfloat16", "auto"] = "float32"
+    """bfloat16 runs forward and backward under autocast; weights stay float32. auto is bfloat16 where the device
+    multiplies it faster."""
     seed: int = Field(0, ge=0, lt=2**63)
     log_every: Count = 10
     checkpoint_every: Count = 500
@@ -207,12 +211,22 @@ class ValidationConfig(Section):
     """Score the photos' central squares of this side only; null scores whole photos."""
     suite: str = Field("photos", pattern=r"^[\w.-]+$")
     """Name of the validation photos in metric names."""
+    protocol: Literal["liif", "liif-div2k", "anysr", "arbsr", "basicsr"] = "liif"
+    """How they are scored, as in jobs/evaluate.py."""
+
+    @field_validator("scales")
+    @classmethod
+    def _told_apart(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        names = [f"x{scale:g}" for scale in value]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} stands twice; metrics are named by the scale, so give each once")
+        return value
 
 
 class RunConfig(Section):
     """Name and place of the run."""
 
-    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100)
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100, coerce_numbers_to_str=True)
     """A name that exists is resumed; null makes a new one."""
     storage: str = "runs"
     """Folder for checkpoints and results that every node reaches, or s3://bucket/prefix."""
@@ -305,10 +319,10 @@ class TrainingConfig(Section):
                     f"train.batch_size {self.train.batch_size} does not divide among ray.num_workers x "
                     f"train.accumulate = {share}; choose a multiple of {share}"
                 )
-        if self.validation.crop_px is not None and self.validation.crop_px < 4 * max(self.scales):
+        if self.validation.crop_px is not None and self.validation.crop_px < self.smallest_validation_px:
             raise ValueError(
-                f"validation.crop_px {self.validation.crop_px} is less than four LR pixels at ×{max(self.scales):g}; "
-                f"set it to at least {4 * max(self.scales):g}, or lower validation.scales"
+                f"validation.crop_px {self.validation.crop_px} is too little to score ×{max(self.scales):g}; "
+                f"set it to at least {self.smallest_validation_px}, or lower validation.scales"
             )
         smallest = round(self.data.lr_crop_px * (self.factor or groups[0].scales[0])) ** 2
         if self.data.queries_per_crop > smallest:
@@ -327,6 +341,18 @@ class TrainingConfig(Section):
     def scales(self) -> tuple[float, ...]:
         """The scales to validate at."""
         return self.validation.scales if self.factor is None else (float(self.factor),)
+
+    @property
+    def smallest_validation_px(self) -> int:
+        """Side of an image of four LR pixels at every scale that the protocol's border leaves something of."""
+        protocol = protocol_for(self.validation.protocol, self.validation.suite)
+        borders = (2 * protocol.border(Scale(scale, scale))[0] + math.ceil(scale) + 1 for scale in self.scales)
+        return max(math.ceil(4 * max(self.scales)), *borders)
+
+    @property
+    def validation_px(self) -> int:
+        """Side of the smallest photo that can be validated on."""
+        return self.validation.crop_px or self.smallest_validation_px
 
     @property
     def hr_crop_px(self) -> int:
@@ -349,10 +375,10 @@ def load_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainingCon
     Raises:
         UserError: no such file, not YAML, an unknown key (the nearest valid one is named), a bad value.
     """
-    values = {} if path is None else _read_yaml(path)
+    values = {} if path is None else read_yaml(path)
     for override in overrides:
-        _apply(values, override)
-    return parse_config(_with_named_model(values))
+        apply_override(values, override)
+    return parse_config(with_named_model(values))
 
 
 def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
@@ -361,8 +387,7 @@ def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
     try:
         return TrainingConfig.model_validate(with_kinds(values))
     except ValidationError as error:
-        faults = [fault for fault in error.errors() if is_of(classes, fault["loc"])]
-        raise UserError("; ".join(_explain(without_class(fault)) for fault in faults or error.errors())) from None
+        raise UserError(explain(error, classes, json_schema)) from None
 
 
 def json_schema() -> dict[str, Any]:
@@ -386,7 +411,7 @@ def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: st
     return changes
 
 
-def _with_named_model(values: dict[str, Any]) -> dict[str, Any]:
+def with_named_model(values: dict[str, Any]) -> dict[str, Any]:
     """``model: NAME`` or ``model: {name: NAME, …}`` written out."""
     model = values.get("model")
     changes = {"name": model} if isinstance(model, str) else dict(model) if isinstance(model, Mapping) else {}
@@ -399,7 +424,8 @@ def _with_named_model(values: dict[str, Any]) -> dict[str, Any]:
         raise UserError(str(error)) from None
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The sections of a YAML file; those left empty are left out."""
     try:
         values = yaml.load(path.read_text(), _UniqueKeys)
     except OSError as error:
@@ -422,7 +448,8 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _apply(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set what ``key.sub=value`` says in nested values."""
     path, equals, text = override.partition("=")
     if not equals or not path:
         raise UserError(f"an override is written key.sub=value, got {override!r}")
@@ -431,41 +458,12 @@ def _apply(values: dict[str, Any], override: str) -> None:
     if isinstance(values.get("model"), str):
         values["model"] = {"name": values["model"]}
     try:
-        for part in parents:
+        for part, below in zip(parents, path.split(".")[1:], strict=True):
+            if below.isdigit() and isinstance(node, dict) and part not in node:
+                raise ValueError(
+                    f"{part} is not written out in the file, so it has no item {below}; give all of {part}"
+                )
             node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
         node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
     except (TypeError, ValueError, IndexError, yaml.YAMLError) as error:
         raise UserError(f"cannot apply the override {override!r}: {one_line(error)}") from error
-
-
-def _explain(fault: Any) -> str:
-    where = ".".join(str(part) for part in fault["loc"])
-    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        allowed = _allowed_keys(fault["loc"][:-1])
-        close = difflib.get_close_matches(str(fault["loc"][-1]), allowed, n=1, cutoff=0.4)
-        hint = f"did you mean {'.'.join([*where.split('.')[:-1], close[0]])!r}?" if close else ""
-        return f"unknown key {where!r}; {hint or 'allowed here: ' + ', '.join(sorted(allowed))}"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    given = fault.get("input")
-    shown = f", got {given!r}" if isinstance(given, str | int | float | bool | None) and "got" not in message else ""
-    return f"{where}: {message}{shown}" if where else message
-
-
-def _allowed_keys(location: Sequence[str | int]) -> list[str]:
-    """Valid keys of the section at ``location``, read from the JSON schema."""
-    schema = json_schema()
-    nodes: list[dict[str, Any]] = [schema]
-    for part in location:
-        nodes = [child for node in nodes for child in _children(node, part, schema)] or nodes
-    return [key for node in nodes for key in node.get("properties", {})]
-
-
-def _children(node: dict[str, Any], part: str | int, schema: dict[str, Any]) -> list[dict[str, Any]]:
-    child = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
-    found = [] if child is None else [child, *child.get("anyOf", []), *child.get("allOf", [])]
-    return [_resolve(one, schema) for one in found]
-
-
-def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
-    reference = node.get("$ref")
-    return node if reference is None else schema["$defs"][reference.rsplit("/", 1)[-1]]

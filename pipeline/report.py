@@ -18,10 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from anysr import AnySR
+from pipeline.config import ValidationConfig
 from pipeline.data.degrade import lr_hr_pair, resize_bicubic
 from pipeline.data.photos import Pixels
-from pipeline.evaluate import PROTOCOL, Photos, Score, to_tensor
+from pipeline.evaluation.upscalers import to_tensor
 from pipeline.files import write_text
+from pipeline.train.validation import Photos, Score, in_words, protocol_of
 
 _CROP_PX, _SHOWN_PX, _LABEL_PX = 96, 240, 24
 
@@ -29,27 +31,33 @@ _CROP_PX, _SHOWN_PX, _LABEL_PX = 96, 240, 24
 SCORES_FILE = "scores.json"
 
 
-def write_scores(folder: Path, scores: list[Score], suite: str, step: int) -> Path:
+def write_scores(folder: Path, scores: list[Score], config: ValidationConfig, step: int) -> Path:
     """Write the scores with their protocol as JSON; returns the file."""
-    values = {"step": step, "suite": suite, "protocol": PROTOCOL, "scores": [asdict(score) for score in scores]}
+    named = {"step": step, "suite": config.suite, "protocol": in_words(config)}
+    values = {**named, "scores": [asdict(score) for score in scores]}
     path = folder / SCORES_FILE
     write_text(path, json.dumps(values, indent=2) + "\n")
     return path
 
 
 def write_pictures(
-    folder: Path, model: AnySR, photos: Photos, scores: list[Score], suite: str, shown: Sequence[float]
+    folder: Path,
+    model: AnySR,
+    photos: Photos,
+    scores: list[Score],
+    config: ValidationConfig,
+    shown: Sequence[float],
 ) -> list[Path]:
     """Write the plot and the crop sheet; returns the files."""
     plot, crops = folder / "psnr_over_scale.png", folder / "crops.png"
-    plot_psnr(plot, scores, suite)
+    plot_psnr(plot, scores, config)
     crop_sheet(crops, model, photos, shown)
     return [plot, crops]
 
 
-def print_table(scores: list[Score], suite: str) -> None:
+def print_table(scores: list[Score], config: ValidationConfig) -> None:
     """Print rows of scales; columns bicubic, own subnet, full network, multiply-adds saved."""
-    table = Table(caption=f"{suite}: {PROTOCOL}", caption_justify="left")
+    table = Table(caption=f"{config.suite}: {in_words(config)}", caption_justify="left")
     for heading in ("scale", "bicubic", "own subnet", "full network", "multiply-adds saved"):
         table.add_column(heading, justify="right")
     for s in scores:
@@ -58,7 +66,7 @@ def print_table(scores: list[Score], suite: str) -> None:
     Console(width=100).print(table)
 
 
-def plot_psnr(path: Path, scores: Sequence[Score], suite: str) -> None:
+def plot_psnr(path: Path, scores: Sequence[Score], config: ValidationConfig) -> None:
     """PSNR over scale, and the gain over bicubic beneath it."""
     scales = [score.scale for score in scores]
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7, 6.4), sharex=True, height_ratios=(2, 1))
@@ -69,8 +77,8 @@ def plot_psnr(path: Path, scores: Sequence[Score], suite: str) -> None:
         top.plot(scales, values, style, color=color, marker="o", markersize=4, label=labels[name])
         gains = [value - score.bicubic for value, score in zip(values, scores, strict=True)]
         bottom.plot(scales, gains, style, color=color, marker="o", markersize=4)
-    top.set_ylabel("PSNR on Y, dB")
-    top.set_title(f"{suite}: PSNR over scale")
+    top.set_ylabel(f"PSNR on {protocol_of(config).channel.upper()}, dB")
+    top.set_title(f"{config.suite}: PSNR over scale")
     top.legend()
     bottom.set_ylabel("gain over bicubic, dB")
     bottom.set_xlabel("scale")

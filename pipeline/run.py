@@ -6,10 +6,12 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 
@@ -18,16 +20,18 @@ from anysr import AnySR
 from pipeline.config import RunConfig, TrainingConfig
 from pipeline.data.photo_map import PhotoMap
 from pipeline.data.photos import Pixels
-from pipeline.errors import UserError
-from pipeline.evaluate import central_crop
+from pipeline.data.progress import shown_progress
+from pipeline.errors import FatalError, UserError
 from pipeline.files import held
 from pipeline.report import SCORES_FILE, print_table, write_pictures, write_scores
 from pipeline.run_folder import RunFolder
 from pipeline.storage.places import S3Uri, parse_place
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.tracking.tracker import SinkSpec, Tracker, open_tracker
+from pipeline.tracking.versions import VersionFacts
 from pipeline.train.loop import Outcome, open_photos
 from pipeline.train.state import MODEL_FILE, check_unchanged
+from pipeline.train.validation import central_crop, in_words
 
 
 @dataclass(frozen=True)
@@ -51,9 +55,10 @@ _CONFIG_FILE = "config.yaml"
 
 def run_training(config: TrainingConfig, fit: Fit) -> int:
     """Train with ``fit``, then write, log and register the results; returns the exit code."""
-    config = _placed(config)
+    config = placed(config)
     model = anysr.build(config.model)
-    photos = open_photos(config)
+    with shown_progress("decoding", "photos") as report:
+        photos = open_photos(config, report)
     folder = RunFolder(config.run.storage, str(config.run.name), config.data.cache)
     folder.prepare(_checkpoint_bytes(config, model))
     with held(folder.local, f"the run {config.run.name!r}"):
@@ -61,14 +66,32 @@ def run_training(config: TrainingConfig, fit: Fit) -> int:
 
 
 def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, fit: Fit) -> int:
-    recorded = folder.read(_CONFIG_FILE)
+    recorded = _read(folder, _CONFIG_FILE, yaml.safe_load)
     if recorded is not None:
-        check_unchanged(yaml.safe_load(recorded), config)
+        check_unchanged(recorded, config)
     if _finished(config, folder):
         print(f"run {config.run.name} is finished: {folder.place}; choose another run.name to train again")
         return 0
+    with _recorded(config, recorded, folder):
+        return _train_and_publish(config, model, photos, folder, fit)
+
+
+@contextmanager
+def _recorded(config: TrainingConfig, before: dict[str, Any] | None, folder: RunFolder) -> Iterator[None]:
+    """Record the configuration; where it cannot be gone on with, put back the one before."""
     folder.write(_CONFIG_FILE, config.to_yaml())
-    tracker = open_tracker(config, folder.place, _in_ray_job())
+    try:
+        yield
+    except FatalError:
+        if before is not None:
+            folder.write(_CONFIG_FILE, yaml.safe_dump(before, sort_keys=False))
+        raise
+
+
+def _train_and_publish(
+    config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, fit: Fit
+) -> int:
+    tracker = open_tracker(config, folder.place, in_ray_job())
     status = "FAILED"
     try:
         _announce(config, model, photos, folder, tracker)
@@ -79,7 +102,7 @@ def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap]
             status = "KILLED"
             print(f"stopped at step {fitted.outcome.step}; go on with the same command and run.name={config.run.name}")
             return _INTERRUPTED
-        _publish(config, fitted, photos[1], folder, tracker)
+        _publish(config, fitted, photos, folder, tracker)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -89,10 +112,10 @@ def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap]
     return 0
 
 
-def _placed(config: TrainingConfig) -> TrainingConfig:
+def placed(config: TrainingConfig) -> TrainingConfig:
     """The configuration with the run's name and absolute storage filled in."""
     place = parse_place(config.run.storage)
-    if _in_ray_job() and isinstance(place, Path) and not place.is_absolute():
+    if in_ray_job() and isinstance(place, Path) and not place.is_absolute():
         raise UserError(
             f"run.storage is {config.run.storage!r}, which a Ray job would lose with its working folder; give an "
             "absolute path that every node reaches, or s3://bucket/prefix"
@@ -103,7 +126,8 @@ def _placed(config: TrainingConfig) -> TrainingConfig:
     return config.model_copy(update={"run": run, "data": config.data.resolved(), "train": config.train.resolved()})
 
 
-def _in_ray_job() -> bool:
+def in_ray_job() -> bool:
+    """Whether this process is the driver of a submitted job."""
     return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
@@ -114,8 +138,20 @@ def _checkpoint_bytes(config: TrainingConfig, model: AnySR) -> int:
 
 
 def _finished(config: TrainingConfig, folder: RunFolder) -> bool:
-    scores = folder.read(SCORES_FILE)
-    return scores is not None and bool(json.loads(scores)["step"] == config.train.steps)
+    scores = _read(folder, SCORES_FILE, json.loads)
+    return scores is not None and bool(scores.get("step") == config.train.steps)
+
+
+def _read(folder: RunFolder, name: str, parse: Callable[[str], Any]) -> dict[str, Any] | None:
+    """One of the records of a run; both can be made again from its checkpoints."""
+    try:
+        text = folder.read(name)
+        values = {} if text is None else parse(text)
+    except (ValueError, yaml.YAMLError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"{folder.place}/{name} is damaged; remove it, and submit the run again: it will be made anew")
+    return None if text is None else values
 
 
 def _announce(
@@ -170,21 +206,27 @@ class _Cropped:
         return central_crop(self.photos[index], self.side_px)
 
 
-def _publish(config: TrainingConfig, fitted: Fitted, photos: PhotoMap, folder: RunFolder, tracker: Tracker) -> None:
+def _publish(
+    config: TrainingConfig, fitted: Fitted, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, tracker: Tracker
+) -> None:
     model_file = folder.local / MODEL_FILE
     model = anysr.load(fitted.checkpoint / MODEL_FILE)
     anysr.save(model, model_file)
-    suite, scores = config.validation.suite, fitted.outcome.scores
+    validation, scores = config.validation, fitted.outcome.scores
     shown = (2.0, 3.0, 4.0) if config.factor is None else config.scales
-    pictures = write_pictures(folder.local, model, _Cropped(photos, config.validation.crop_px), scores, suite, shown)
+    pictures = write_pictures(folder.local, model, _Cropped(photos[1], validation.crop_px), scores, validation, shown)
     with TemporaryDirectory() as temporary:
-        scores_file = write_scores(Path(temporary), scores, suite, fitted.outcome.step)
+        scores_file = write_scores(Path(temporary), scores, validation, fitted.outcome.step)
         attached = [folder.local / _CONFIG_FILE, model_file, scores_file, *pictures]
-        registered = tracker.publish(model_file, fitted.checkpoint, attached)
+        facts = VersionFacts(
+            photos[0].fingerprint, photos[1].fingerprint, _CONFIG_FILE, SCORES_FILE,
+            {score.scale: score.own for score in scores}, in_words(validation),
+        )  # fmt: skip
+        registered = tracker.publish(model_file, fitted.checkpoint, attached, facts)
     folder.send(model_file, *pictures)
     # Last: marks the run as finished.
-    folder.send(write_scores(folder.local, scores, suite, fitted.outcome.step))
-    print_table(scores, suite)
+    folder.send(write_scores(folder.local, scores, validation, fitted.outcome.step))
+    print_table(scores, validation)
     print(f"model:      {folder.shown(model_file)}")
     print(f"pictures:   {', '.join(map(folder.shown, pictures))}")
     print(f"registered: {registered}")

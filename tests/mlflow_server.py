@@ -6,9 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -32,7 +35,7 @@ class MlflowServer:
         with (self.folder / "script.log").open("a") as log:
             command = [str(SCRIPT), str(self.folder / "server"), self._artifacts, *self._ports]
             self._process = subprocess.Popen(command, env=env, stdout=log, stderr=log, start_new_session=True)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while True:
             try:
                 with urllib.request.urlopen(f"{self.uri}/health", timeout=5):
@@ -50,16 +53,18 @@ class MlflowServer:
             self._process = None
 
 
-def running_mlflow(folder: Path, artifacts: str, environment: dict[str, str]) -> MlflowServer:
+@contextmanager
+def running_mlflow(artifacts: str, environment: dict[str, str]) -> Iterator[MlflowServer]:
     """A started server, or the test is skipped with the reason."""
-    # PostgreSQL runs as another user than root, who must reach its folder.
-    for parent in (folder, *folder.parents):
-        if parent.stat().st_uid == os.getuid() and str(parent) != "/":
-            parent.chmod(parent.stat().st_mode | 0o011)
-    server = MlflowServer(folder, artifacts, environment)
-    try:
-        server.start()
-    except (OSError, RuntimeError) as error:
-        server.stop()
-        pytest.skip(f"no MLflow on PostgreSQL: {error}")
-    return server
+    # Not below pytest's folder: PostgreSQL runs as another user than root, who must reach it.
+    with tempfile.TemporaryDirectory(prefix="mlflow-", ignore_cleanup_errors=True) as folder:
+        Path(folder).chmod(0o711)
+        server = MlflowServer(Path(folder), artifacts, environment)
+        try:
+            try:
+                server.start()
+            except (OSError, RuntimeError) as error:
+                pytest.skip(f"no MLflow on PostgreSQL: {error}")
+            yield server
+        finally:
+            server.stop()

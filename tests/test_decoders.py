@@ -157,7 +157,7 @@ def test_macs_agree_with_a_counter_on_the_textbook(kind: str, width: int) -> Non
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("fast_bf16", [False, True])
 def test_bfloat16_and_autocast_stay_close(kind: str, fast_bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anysr.fast_linear._has_fast_bf16", lambda: fast_bf16)
+    monkeypatch.setattr("anysr.fast_linear._cpu_has_fast_bf16", lambda: fast_bf16)
     torch.manual_seed(0)
     config = ModelConfig(
         EdsrConfig(num_blocks=2, channels=16), CONFIGS[kind], InterweaveConfig(8), (SubnetConfig((1.0, 4.0)),)

@@ -34,10 +34,10 @@ def test_gradients_take_the_plain_layer() -> None:
 
 def test_precision_follows_autocast_and_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     single, half = torch.zeros(1), torch.zeros(1, dtype=torch.bfloat16)
-    monkeypatch.setattr(fast_linear, "_has_fast_bf16", lambda: True)
+    monkeypatch.setattr(fast_linear, "_cpu_has_fast_bf16", lambda: True)
     assert inference_dtype(single) == torch.float32
     assert inference_dtype(half) == torch.bfloat16
     with torch.autocast("cpu", torch.bfloat16):
         assert inference_dtype(single) == torch.bfloat16
-    monkeypatch.setattr(fast_linear, "_has_fast_bf16", lambda: False)
+    monkeypatch.setattr(fast_linear, "_cpu_has_fast_bf16", lambda: False)
     assert inference_dtype(half) == torch.float32

@@ -1,8 +1,8 @@
 """Image files to pictures and back, losing nothing that a photo carries. Needs the ``images`` extra."""
 
 from anysr.imaging.picture import ImageError, Metadata, Picture
-from anysr.imaging.read import MAX_MEGAPIXELS, read_image, read_size
-from anysr.imaging.write import FORMATS, Format, encode_image, write_image
+from anysr.imaging.read import MAX_MEGAPIXELS, complete_size, read_image, upright_size
+from anysr.imaging.write import FORMATS, Format, encode_image, format_of, write_image
 
 __all__ = [
     "FORMATS",
@@ -11,8 +11,10 @@ __all__ = [
     "ImageError",
     "Metadata",
     "Picture",
+    "complete_size",
     "encode_image",
+    "format_of",
     "read_image",
-    "read_size",
+    "upright_size",
     "write_image",
 ]

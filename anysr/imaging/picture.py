@@ -68,6 +68,18 @@ class Picture:
 
     @property
     def mode(self) -> str:
-        """How people call it: "grey", "RGB + alpha, 16 bit", …"""
+        """What people call it, like "RGB + alpha, 16 bit"."""
         name = {1: "grey", 3: "RGB", 4: "CMYK"}[self.colour.shape[2]]
         return name + (" + alpha" if self.alpha is not None else "") + (", 16 bit" if self.peak > 255 else "")
+
+
+def check_pixels(size: tuple[int, int], max_megapixels: float) -> None:
+    """Refuse more pixels than allowed, told from a header.
+
+    Args:
+        size: (width, height).
+        max_megapixels: how many.
+    """
+    if size[0] * size[1] > max_megapixels * 1e6:
+        megapixels = size[0] * size[1] / 1e6
+        raise ImageError(f"{size[0]} x {size[1]} are {megapixels:.0f} megapixels, more than {max_megapixels:g}")

@@ -7,6 +7,7 @@ it all becomes :class:`ImageError`.
 from __future__ import annotations
 
 import io
+import math
 import threading
 import warnings
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from anysr.imaging.metadata import collect_metadata, fitting_icc, orientation_of, parse_exif
-from anysr.imaging.picture import ImageError, Metadata, Picture, Pixels
+from anysr.imaging.picture import ImageError, Metadata, Picture, Pixels, check_pixels
 from anysr.imaging.tiff import num_pages, read_16_bit
 
 MAX_MEGAPIXELS = 400.0
@@ -29,6 +30,7 @@ _NAMES = "PNG, JPEG, WebP, TIFF, BMP and still GIF are read"
 # A progressive JPEG of a few kilobytes can hold thousands of scans, each a pass over all pixels.
 _MAX_JPEG_SCANS = 500
 _PALETTES = ("P", "PA")
+_FIRST_TURNED = 5  # EXIF orientations from here on swap the axes
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _pillow_limit = threading.Lock()
 
@@ -66,20 +68,28 @@ def read_image(source: bytes | Path, max_megapixels: float = MAX_MEGAPIXELS) -> 
         raise ImageError(f"damaged or cut short ({reason})") from None
 
 
-def read_size(path: Path) -> tuple[int, int] | None:
-    """(H, W) of a complete image as stored; None where it is missing, damaged or no image."""
+def upright_size(path: Path) -> tuple[int, int] | None:
+    """(H, W) as shown, from the header; None for what is no image or cannot be read."""
     try:
-        with _opened(path.read_bytes()) as image:
-            image.load()
-            return image.height, image.width
-    except Exception:
+        with warnings.catch_warnings(), _opened(path.read_bytes()) as image:
+            warnings.simplefilter("ignore")
+            width, height = image.size
+            return (width, height) if orientation_of(image.getexif()) >= _FIRST_TURNED else (height, width)
+    except Exception:  # see above: decoders raise whatever they like
+        return None
+
+
+def complete_size(path: Path) -> tuple[int, int] | None:
+    """(H, W) of an image whose every pixel can be decoded; None where it is missing, damaged or no image."""
+    try:
+        return read_image(path, max_megapixels=math.inf).size
+    except (ImageError, OSError):
         return None
 
 
 def _read(data: bytes, max_megapixels: float) -> Picture:
-    max_pixels = int(max_megapixels * 1e6)
     if data.startswith(_TIFF_SIGNATURES):
-        deep = _read_tiff_16(data, max_pixels)
+        deep = _read_tiff_16(data, max_megapixels)
         if deep is not None:
             return deep
     with _opened(data) as image:
@@ -92,8 +102,8 @@ def _read(data: bytes, max_megapixels: float) -> Picture:
         return _picture(decoded, orientation, metadata, name)
 
 
-def _read_tiff_16(data: bytes, max_pixels: int) -> Picture | None:
-    planes = read_16_bit(data, max_pixels)
+def _read_tiff_16(data: bytes, max_megapixels: float) -> Picture | None:
+    planes = read_16_bit(data, max_megapixels)
     if planes is None:
         return None
     if num_pages(data) > 1:
@@ -117,11 +127,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 
 
 def _check_header(image: Image.Image, data: bytes, max_megapixels: float) -> None:
-    width, height = image.size
-    if width * height > max_megapixels * 1e6:
-        raise ImageError(
-            f"{width} x {height} is {width * height / 1e6:.0f} megapixels, more than --max-megapixels {max_megapixels:g}"
-        )
+    check_pixels(image.size, max_megapixels)
     if image.format == "TIFF":
         if num_pages(data) > 1:
             raise ImageError("a TIFF of several pages; save the one you mean as a file of its own")
@@ -177,7 +183,7 @@ def _split(pixels: Pixels, may_be_grey: bool) -> _Decoded:
 def _picture(decoded: _Decoded, orientation: int, metadata: Metadata, name: str) -> Picture:
     colour, alpha = (_upright(plane, orientation) for plane in (decoded.colour, decoded.alpha))
     assert colour is not None
-    dpi = metadata.dpi[::-1] if metadata.dpi and orientation >= 5 else metadata.dpi
+    dpi = metadata.dpi[::-1] if metadata.dpi and orientation >= _FIRST_TURNED else metadata.dpi
     icc = fitting_icc(metadata.icc, colour.shape[2])
     notes = ("its colour profile is for another kind of colours and was left out",) if icc != metadata.icc else ()
     return Picture(colour, alpha, Metadata(icc, metadata.exif, dpi), name, notes)
@@ -189,7 +195,7 @@ def _upright(plane: Pixels | None, orientation: int) -> Pixels | None:
         return None
     if orientation == 1:
         return np.ascontiguousarray(plane)
-    if orientation >= 5:
+    if orientation >= _FIRST_TURNED:
         plane = plane.swapaxes(0, 1)
     flip_rows = orientation in (3, 4, 7, 8)
     flip_columns = orientation in (2, 3, 6, 7)

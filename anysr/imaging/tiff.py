@@ -11,7 +11,7 @@ import tifffile
 from PIL import ExifTags, TiffImagePlugin
 
 from anysr.imaging.metadata import parse_exif
-from anysr.imaging.picture import ImageError, Metadata, Picture, Pixels
+from anysr.imaging.picture import ImageError, Metadata, Picture, Pixels, check_pixels
 
 # Its remarks on odd files are for developers; what cannot be read raises.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
@@ -19,10 +19,11 @@ logging.getLogger("tifffile").propagate = False
 
 _ASCII, _LONG = 2, 4
 _IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+_MAX_CHANNELS = 5  # CMYK and alpha
 _REDUCED = 1  # NewSubfileType: a smaller version of another page
 
 
-def read_16_bit(data: bytes, max_pixels: int) -> tuple[Pixels, Pixels | None] | None:
+def read_16_bit(data: bytes, max_megapixels: float) -> tuple[Pixels, Pixels | None] | None:
     """Colour and alpha of a TIFF of 16-bit whole numbers; None for other depths.
 
     Raises:
@@ -33,8 +34,9 @@ def read_16_bit(data: bytes, max_pixels: int) -> tuple[Pixels, Pixels | None] | 
         assert isinstance(page, tifffile.TiffPage)
         if page.bitspersample != 16 or page.dtype != np.uint16:
             return None
-        if page.imagewidth * page.imagelength * page.samplesperpixel > 5 * max_pixels:
-            raise ImageError(f"{page.imagewidth} x {page.imagelength} pixels are more than --max-megapixels allows")
+        if page.samplesperpixel > _MAX_CHANNELS:
+            raise ImageError(f"a TIFF of {page.samplesperpixel} channels")
+        check_pixels((page.imagewidth, page.imagelength), max_megapixels)
         pixels = np.asarray(page.asarray())
         if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
             pixels = np.moveaxis(pixels, 0, -1)
@@ -75,7 +77,8 @@ def encode_tiff(picture: Picture) -> bytes:
 
 def _by_photometric(pixels: Pixels, page: tifffile.TiffPage) -> tuple[Pixels, Pixels | None]:
     kinds = tifffile.PHOTOMETRIC
-    channels = {kinds.MINISBLACK: 1, kinds.MINISWHITE: 1, kinds.RGB: 3, kinds.SEPARATED: 4}.get(page.photometric)
+    known: dict[int, int] = {kinds.MINISBLACK: 1, kinds.MINISWHITE: 1, kinds.RGB: 3, kinds.SEPARATED: 4}
+    channels = known.get(page.photometric)
     if channels is None or pixels.shape[2] < channels:
         raise ImageError(f"16-bit TIFF with colours of kind {page.photometric!r}; grey, RGB and CMYK are read")
     colour = pixels[..., :channels]
@@ -112,7 +115,7 @@ def _with_ifds(data: bytes, metadata: Metadata) -> bytes:
         return data
     exif, whole = parse_exif(metadata.exif), bytearray(data)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        places = {tag.code: (tag.offset, tag.valueoffset) for tag in file.pages.first.tags}  # type: ignore[union-attr]
+        places = {tag.code: (tag.offset, tag.valueoffset) for tag in file.pages.first.tags}
     for ifd in _IFDS:
         if ifd - 1 not in places:
             continue

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import struct
 import zlib
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,7 +96,11 @@ def encode_image(picture: Picture, spec: Format, quality: int = 95) -> tuple[byt
         raise ValueError(f"quality must be from 1 to 100, got {quality}")
     spec.check_size(picture.size)
     fitted = _fitted(picture, spec)
-    return _ENCODERS[spec.name](fitted, quality), fitted
+    if spec.name == "JPEG":
+        return _encode_jpeg(fitted, quality), fitted
+    if spec.name == "WEBP":
+        return _encode_webp(fitted, quality), fitted
+    return (_encode_png(fitted) if spec.name == "PNG" else encode_tiff(fitted)), fitted
 
 
 def _fitted(picture: Picture, spec: Format) -> Picture:
@@ -145,11 +148,16 @@ def _to_srgb(picture: Picture) -> Picture:
         try:
             source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
             converted = ImageCms.profileToProfile(image, source, srgb, outputMode="RGB")
-            target = srgb.tobytes()
+            target = _undated(srgb.tobytes())
         except (ImageCms.PyCMSError, OSError):
             converted = None
     pixels = np.asarray(converted if converted is not None else image.convert("RGB"))
     return replace(picture, colour=pixels, metadata=replace(picture.metadata, icc=target))
+
+
+def _undated(icc: bytes) -> bytes:
+    """A profile without the time of its making (ICC.1, 7.2.8): equal pictures are to be equal files."""
+    return icc[:24] + struct.pack(">6H", 2000, 1, 1, 0, 0, 0) + icc[36:]
 
 
 def _encode_with_pillow(picture: Picture, **options: object) -> bytes:
@@ -164,11 +172,11 @@ def _encode_with_pillow(picture: Picture, **options: object) -> bytes:
     return out.getvalue()
 
 
-def _encode_png(picture: Picture, quality: int) -> bytes:
+def _encode_png(picture: Picture) -> bytes:
     if picture.peak == 255:
         return _encode_with_pillow(picture)
     planes = picture.colour if picture.alpha is None else np.dstack([picture.colour, picture.alpha])
-    plain = imagecodecs.png_encode(planes[..., 0] if planes.shape[2] == 1 else planes)
+    plain = bytes(imagecodecs.png_encode(np.ascontiguousarray(planes.squeeze(2) if planes.shape[2] == 1 else planes)))
     return plain[:_AFTER_PNG_HEADER] + _png_chunks(picture.metadata) + plain[_AFTER_PNG_HEADER:]
 
 
@@ -196,15 +204,3 @@ def _encode_webp(picture: Picture, quality: int) -> bytes:
     return _encode_with_pillow(
         picture, quality=quality, lossless=lossless, exact=True, dpi=None, exif=exif_with_dpi(picture.metadata)
     )
-
-
-def _encode_tiff(picture: Picture, quality: int) -> bytes:
-    return encode_tiff(picture)
-
-
-_ENCODERS: dict[str, Callable[[Picture, int], bytes]] = {
-    "PNG": _encode_png,
-    "JPEG": _encode_jpeg,
-    "WEBP": _encode_webp,
-    "TIFF": _encode_tiff,
-}

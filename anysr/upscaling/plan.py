@@ -5,20 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from anysr.amounts import rounded_up, show_macs, show_seconds
 from anysr.cost import cost
 from anysr.geometry import Target
 from anysr.model import AnySR, Subnet, SubnetChoice
-from anysr.upscaling.limits import (
-    BudgetError,
-    Limits,
-    rounded_up,
-    show_macs,
-    show_seconds,
-)
+from anysr.upscaling.limits import BudgetError, Limits
 from anysr.upscaling.strips import NUM_SYMMETRIES
 from anysr.upscaling.targets import Enlargement
 
 Precision = Literal["fp32", "bf16", "fp16"]
+Tile = int | Literal["auto"] | None
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16")
 
 
@@ -41,7 +37,7 @@ class Request:
     subnet: SubnetChoice = "auto"
     precision: Precision = "fp32"
     self_ensemble: bool = False
-    tile: int | Literal["auto"] | None = "auto"
+    tile: Tile = "auto"
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -150,6 +146,6 @@ def _refusal(plans: list[Plan], limits: Limits) -> str:
     smallest = plans[-1]
     (h, w), (height, width) = smallest.lr_size, smallest.target.size
     return (
-        f"no subnet fits the budget: {w} x {h} to {width} x {height} takes subnet {smallest.subnet.index}, the smallest "
-        f"allowed, {' and '.join(_violations(smallest, limits))}; give that much, or enlarge less"
+        f"no subnet fits the budget: {w} x {h} to {width} x {height} takes even subnet {smallest.subnet.index} "
+        f"{' and '.join(_violations(smallest, limits))}; give that much, or enlarge less"
     )

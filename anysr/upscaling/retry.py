@@ -18,8 +18,15 @@ _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate mem
 T = TypeVar("T")
 
 
-def with_fallbacks(attempt: Callable[[Request], T], request: Request) -> tuple[T, Request, list[str]]:
+def with_fallbacks(
+    attempt: Callable[[Request], T], request: Request, *, tile_is_free: bool
+) -> tuple[T, Request, list[str]]:
     """Run ``attempt`` until it succeeds, with the request or with one that asks for less.
+
+    Args:
+        attempt: raises what tells why it failed.
+        request: to begin with.
+        tile_is_free: the tile was not asked for, so a smaller one may be taken.
 
     Returns:
         The answer, the request that led to it, and a line for each thing given up.
@@ -29,7 +36,6 @@ def with_fallbacks(attempt: Callable[[Request], T], request: Request) -> tuple[T
         ValueError: the answer is not finite in fp32.
     """
     notes: list[str] = []
-    tile_is_free = request.tile == "auto"
     while True:
         try:
             return attempt(request), request, notes
@@ -61,7 +67,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _with_smaller_tile(request: Request, tile_is_free: bool) -> Request:
-    if tile_is_free and request.tile == "auto":
+    if request.tile == "auto" and tile_is_free:
         return replace(request, tile=_FIRST_TILE_PX)
     if not tile_is_free or not isinstance(request.tile, int) or request.tile <= _SMALLEST_TILE_PX:
         asked = "the whole image at once" if request.tile is None else f"tiles of {request.tile} pixels"

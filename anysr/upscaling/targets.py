@@ -45,17 +45,17 @@ class Enlargement:
         if self.size is not None:
             _check_enlarges(lr_size, self.size)
             return resolve_target(lr_size, None, self.size)
-        if self.width is not None:
-            factor, exact = self.width / width, (None, self.width)
-        elif self.height is not None:
-            factor, exact = self.height / height, (self.height, None)
-        else:
-            assert self.long_edge is not None
-            factor = self.long_edge / max(lr_size)
-            exact = (self.long_edge, None) if height >= width else (None, self.long_edge)
-        size = (exact[0] or max(1, round(height * factor)), exact[1] or max(1, round(width * factor)))
+        sides = self._sides(lr_size)
+        factor = max(exact / n for exact, n in zip(sides, lr_size, strict=True) if exact is not None)
+        size = (sides[0] or max(1, round(height * factor)), sides[1] or max(1, round(width * factor)))
         _check_enlarges(lr_size, size)
         return resolve_target(lr_size, (factor, factor), size)
+
+    def _sides(self, lr_size: tuple[int, int]) -> tuple[int | None, int | None]:
+        """The side that is given; None is in proportion."""
+        if self.long_edge is not None:
+            return (self.long_edge, None) if lr_size[0] >= lr_size[1] else (None, self.long_edge)
+        return self.height, self.width
 
 
 def parse_scale(text: str) -> Pair:

@@ -10,8 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from anysr.amounts import rounded_up, show_bytes
 from anysr.imaging.picture import Picture, Pixels
 from anysr.model import AnySR
+from anysr.upscaling.limits import BudgetError
+from anysr.upscaling.memory import fitting_tile, peak_bytes
 from anysr.upscaling.plan import Plan, Precision, Request, TimePredictor, make_plan
 from anysr.upscaling.planes import Plane, joined, planes_of
 from anysr.upscaling.retry import with_fallbacks
@@ -41,12 +44,13 @@ class Result:
 class Upscaler:
     """A network on a device, ready for any number of pictures.
 
-    It keeps nothing of a picture, only copies of the network in the precisions that were asked for.
+    It keeps nothing of a picture, only copies of the network in the precisions that were asked for; the
+    given network stays as it is.
     """
 
     def __init__(self, model: AnySR, device: str | torch.device = "cpu", profile: TimePredictor | None = None) -> None:
         self.device, self.profile = torch.device(device), profile
-        self._models: dict[Precision, AnySR] = {"fp32": model.to(self.device, torch.float32).eval()}
+        self._models: dict[Precision, AnySR] = {"fp32": copy.deepcopy(model).to(self.device, torch.float32).eval()}
 
     @property
     def model(self) -> AnySR:
@@ -73,6 +77,7 @@ class Upscaler:
         """
         settled, planes = _settled(request, picture), planes_of(picture)
         plan = self._plan(picture, settled, planes)
+        settled = self._within_memory(settled, plan, picture)
         if request.limits.seconds is not None:
             self._warm_up(plan, settled)
         started = time.perf_counter()
@@ -82,7 +87,7 @@ class Upscaler:
                 self._enlarge(plane, plan, asked, _Share(progress, i, len(planes))) for i, plane in enumerate(planes)
             ]
 
-        answers, reached, notes = with_fallbacks(attempt, settled)
+        answers, reached, notes = with_fallbacks(attempt, settled, tile_is_free=request.tile == "auto")
         enlarged = joined(picture, answers)
         seconds = time.perf_counter() - started
         if settled.precision != request.precision:
@@ -91,6 +96,25 @@ class Upscaler:
 
     def _plan(self, picture: Picture, request: Request, planes: list[Plane]) -> Plan:
         return make_plan(self.model, picture.size, len(planes), request, self.profile)
+
+    def _within_memory(self, request: Request, plan: Plan, picture: Picture) -> Request:
+        """With the tile that keeps to the limit on memory."""
+        limit = request.limits.memory
+        if limit is None:
+            return request
+        pixel_bytes = picture.colour.itemsize * (picture.colour.shape[2] + (picture.alpha is not None))
+        if request.tile == "auto":
+            tile, needed = fitting_tile(self.model, plan, request.precision, pixel_bytes, limit)
+        else:
+            needed = peak_bytes(self.model, plan, request.precision, request.tile, pixel_bytes)
+            tile = request.tile
+        if needed > limit:
+            least = show_bytes(rounded_up(needed / 2**20) * 2**20)
+            raise BudgetError(
+                f"{plan.lr_size[1]} x {plan.lr_size[0]} to {plan.target.size[1]} x {plan.target.size[0]} takes "
+                f"{least} of memory (--memory {rounded_up(needed / 2**20):.0f}M); give that much, or enlarge less"
+            )
+        return replace(request, tile=tile)
 
     def _enlarge(self, plane: Plane, plan: Plan, request: Request, share: _Share) -> Pixels:
         """(H, W, 1 or 3), filled strip by strip."""

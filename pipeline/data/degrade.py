@@ -17,8 +17,10 @@ Resizer = Callable[[Pixels, tuple[int, int]], Pixels]
 
 def resize_bicubic(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """Resize (H, W, 3) uint8 to ``size`` (height, width), up or down."""
-    image = Image.fromarray(pixels).resize((size[1], size[0]), Image.Resampling.BICUBIC)
-    return np.asarray(image)
+    # What Image.fromarray does, but for painting the new image black and copying the pixels first.
+    image = Image.new("RGB", (pixels.shape[1], pixels.shape[0]), None)
+    image.frombytes(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC))
 
 
 RESIZERS: dict[str, Resizer] = {"pil": resize_bicubic, "matlab": matlab_bicubic}

@@ -58,6 +58,10 @@ class ScaleGroupSampler:
             scale = float(self._config.factor or low)
         return Draw(group, scale, subnets)
 
+    def expected_macs(self) -> float:
+        """Multiply-adds of one crop's forward passes in a step, in the mean over all draws."""
+        return float(sum(p * self._expected_macs(group) for group, p in enumerate(self.probabilities)))
+
     def _subnets(self, group: int, full_width: bool) -> tuple[int, ...]:
         full = len(self._groups) - 1
         chosen = {

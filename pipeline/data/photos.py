@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from pipeline.errors import UserError, one_line
 from pipeline.storage.cache import local_folder
@@ -65,7 +65,9 @@ def decode_rgb(path: Path, max_megapixels: float) -> Pixels:
             _check_size(path, image.size, max_megapixels)
             upright = ImageOps.exif_transpose(image)
             return np.asarray(_to_rgb(upright), dtype=np.uint8)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # Pillow raises many kinds for damaged files
         raise UserError(
             f"{path} is not a readable image ({one_line(error)}); replace it, or set data.on_error=skip"
         ) from None

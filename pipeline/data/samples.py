@@ -31,7 +31,21 @@ from pipeline.data.photos import Pixels
 
 # Independent random streams of one seed; stream 0 draws scale groups.
 _CROP_STREAM, _ORDER_STREAM = 1, 2
+# From the stream of one crop to the next: 2^128 over the golden ratio, as PCG64.jumped takes.
+_JUMP = 0x9E3779B97F4A7C15F39CC0605CEDC835
+
+_Places = npt.NDArray[np.int64]
 _SYMMETRIES: tuple[Any, ...] = ("e", "r90", "r180", "r270", "v", "hvt", "h", "t")
+
+
+def _moves(symmetry: Any) -> tuple[bool, bool, bool]:
+    """Whether rows become columns, and whether the new rows and columns count from the far end."""
+    numbered = d4(np.arange(4, dtype=np.uint8).reshape(2, 2, 1), symmetry).reshape(2, 2)
+    first, beside = (np.argwhere(numbered == n)[0] for n in range(2))
+    return bool(first[0] != beside[0]), bool(first[0]), bool(first[1])
+
+
+_MOVES = {symmetry: _moves(symmetry) for symmetry in _SYMMETRIES}
 
 
 @dataclass(frozen=True)
@@ -76,31 +90,35 @@ class StepBatches(Dataset[Batch]):
 
     def __getitem__(self, step: int) -> Batch:
         draw = self.sampler.draw(step)
-        hr_px = round(self._crop_px * draw.scale)
-        samples = [self._crop(step, i, hr_px) for i in self._mine]
-        lr, chosen, target, names = zip(*samples, strict=True)
-        return Batch(
-            draw,
-            torch.from_numpy(np.stack(lr)).permute(0, 3, 1, 2).contiguous(),
-            _coordinates(np.stack(chosen), hr_px),
-            torch.from_numpy(np.stack(target)),
-            hr_px,
-            names,
-        )
+        hr_px, count = round(self._crop_px * draw.scale), len(self._mine)
+        # As they are made: colours together, all rows' coordinates before all columns'.
+        lr = np.empty((count, self._crop_px, self._crop_px, 3), np.uint8)
+        coord = np.empty((count, 2, self._num_queries), np.float32)
+        target = np.empty((count, self._num_queries, 3), np.uint8)
+        rng = np.random.default_rng((self._seed, _CROP_STREAM, step))
+        start, names = rng.bit_generator.state, []
+        for lr_cc3, coord_2Q, target_Q3, index in zip(lr, coord, target, self._mine, strict=True):
+            # The stream of this crop, whichever worker makes it; a generator of its own would take longer.
+            rng.bit_generator.state = start
+            rng.bit_generator.advance(index * _JUMP % 2**128)  # type: ignore[attr-defined]  # PCG64 has it
+            number = self._photo(step * self._batch_size + index)
+            hr, symmetry = self._cut(rng, self._photos[number], hr_px)
+            places = _distinct_places(rng, hr_px * hr_px, self._num_queries)
+            hr.reshape(-1, 3).take(places, axis=0, out=target_Q3, mode="clip")
+            # Only the small LR crop is flipped, as LIIF does; of HR pixels it is enough to know where they went.
+            _flipped_coordinates(places, symmetry, hr_px, out=coord_2Q)
+            # Last, because each fault draws as much as it needs.
+            seen = degraded(hr, self._degradation, rng) if self._degradation.is_on else hr
+            lr_cc3[:] = d4(resize_bicubic(seen, (self._crop_px, self._crop_px)), symmetry)
+            names.append(self._photos.names[number])
+        lr_BCHW, coord_BQ2 = torch.from_numpy(lr).permute(0, 3, 1, 2), torch.from_numpy(coord).transpose(1, 2)
+        return Batch(draw, lr_BCHW, coord_BQ2, torch.from_numpy(target), hr_px, tuple(names))
 
-    def _crop(self, step: int, index: int, hr_px: int) -> tuple[Pixels, npt.NDArray[np.int64], Pixels, str]:
-        """LR crop, indices of the queried HR pixels, their colours, and the photo's name."""
-        rng = np.random.default_rng((self._seed, _CROP_STREAM, step, index))
-        number = self._photo(step * self._batch_size + index)
-        photo = self._photos[number]
-        top, left = (int(rng.integers(side - hr_px + 1)) for side in photo.shape[:2])
-        crop = cut(photo, left, top, left + hr_px, top + hr_px)
-        hr = np.ascontiguousarray(d4(crop, _SYMMETRIES[int(rng.integers(8))]))
-        chosen = rng.choice(hr_px * hr_px, self._num_queries, replace=False, shuffle=False)
-        # Last, because each fault draws as much as it needs.
-        seen = degraded(hr, self._degradation, rng) if self._degradation.is_on else hr
-        lr = resize_bicubic(seen, (self._crop_px, self._crop_px))
-        return lr, chosen, hr.reshape(-1, 3).take(chosen, axis=0), self._photos.names[number]
+    def _cut(self, rng: np.random.Generator, photo: Pixels, side: int) -> tuple[Pixels, Any]:
+        """A square of the photo from anywhere, and how it is to be flipped."""
+        y, x, flip = rng.random(3).tolist()
+        top, left = int(y * (photo.shape[0] - side + 1)), int(x * (photo.shape[1] - side + 1))
+        return np.ascontiguousarray(cut(photo, left, top, left + side, top + side)), _SYMMETRIES[int(8 * flip)]
 
     def _photo(self, position: int) -> int:
         """Every photo once per epoch, each epoch in an order of its own."""
@@ -120,11 +138,40 @@ def batches_from(dataset: StepBatches, steps: range, loader_processes: int) -> I
     return iter(loader)
 
 
-def _coordinates(chosen_BQ: npt.NDArray[np.int64], hr_px: int) -> Tensor:
-    """(B, Q, 2) centres of the pixels with these flat indices in a square crop."""
-    centres = pixel_centres(hr_px)
-    rows, cols = np.divmod(chosen_BQ, hr_px)
-    return torch.stack([centres[torch.from_numpy(rows)], centres[torch.from_numpy(cols)]], dim=-1)
+def _distinct_places(rng: np.random.Generator, num_pixels: int, count: int) -> _Places:
+    """Distinct flat indices, each pixel as likely as any other: one from each of ``count`` runs of pixels.
+
+    Stratified, so that queries spread evenly over the crop, and twice as fast as ``rng.choice`` without
+    replacement. Runs differ by one pixel where the division leaves a rest; they start anywhere, so no
+    pixel is in a short run more often than another.
+    """
+    first, length = _runs(num_pixels, count)
+    places = first + (rng.random(count, dtype=np.float32) * length).astype(np.int64)
+    places += int(rng.integers(num_pixels))
+    places[np.searchsorted(places, num_pixels) :] -= num_pixels
+    return places
+
+
+@lru_cache(maxsize=256)
+def _runs(num_pixels: int, count: int) -> tuple[_Places, npt.NDArray[np.float32]]:
+    """First index and length of ``count`` runs that make up all pixels."""
+    edges = np.arange(count + 1) * num_pixels // count
+    return edges[:-1], np.diff(edges).astype(np.float32)
+
+
+def _flipped_coordinates(places_Q: _Places, symmetry: str, side: int, out: npt.NDArray[np.float32]) -> None:
+    """(2, Q) where the pixels of a square crop, by flat index, lie once the crop is flipped."""
+    centres = _centres(side)
+    rows_Q = places_Q // side
+    cols_Q = places_Q - rows_Q * side  # a third of what divmod takes
+    swapped, *reverse = _MOVES[symmetry]
+    for axis, index_Q in enumerate((cols_Q, rows_Q) if swapped else (rows_Q, cols_Q)):
+        (centres[::-1] if reverse[axis] else centres).take(index_Q, out=out[axis], mode="clip")
+
+
+@lru_cache(maxsize=256)
+def _centres(side: int) -> npt.NDArray[np.float32]:
+    return pixel_centres(side).numpy()
 
 
 @lru_cache(maxsize=4)

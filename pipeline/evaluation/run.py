@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -12,6 +11,7 @@ import torch
 from pipeline.evaluation.plan import Evaluation, Unit
 from pipeline.evaluation.rows import Key, Row, RowStore
 from pipeline.evaluation.score import score
+from pipeline.evaluation.scoring import exact_arithmetic
 
 Scorer = Callable[[Evaluation, Sequence[Unit]], Iterator[tuple[Unit, list[Row]]]]
 _EVERY_S = 5.0
@@ -44,20 +44,6 @@ def in_this_process(evaluation: Evaluation, units: Sequence[Unit]) -> Iterator[t
         placed = evaluation.on(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         for unit in units:
             yield unit, score(placed, unit)
-
-
-@contextmanager
-def exact_arithmetic() -> Iterator[None]:
-    """One thread and full float32: a score then is the same in any process of any worker."""
-    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
-    before = cudnn.allow_tf32, cudnn.deterministic
-    torch.set_num_threads(1)
-    cudnn.allow_tf32, cudnn.deterministic = False, True
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        cudnn.allow_tf32, cudnn.deterministic = before
 
 
 class _Pace:

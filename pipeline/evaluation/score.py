@@ -8,12 +8,13 @@ from functools import cached_property
 
 from torch import Tensor
 
-from pipeline.data.degrade import RESIZERS, lr_hr_pair, luma_8_bits, pair_sizes
+from pipeline.data.degrade import luma_8_bits, pair_sizes
 from pipeline.data.photos import decode_rgb
 from pipeline.errors import UserError, one_line
 from pipeline.evaluation.plan import Evaluation, Unit
 from pipeline.evaluation.rows import OK, Key, Row
 from pipeline.evaluation.scales import Scale
+from pipeline.evaluation.scoring import shrunk, value
 from pipeline.evaluation.suites import Suite
 from pipeline.evaluation.upscalers import Image, Upscaler, to_tensor
 
@@ -45,8 +46,7 @@ class Scene:
     def colour(self) -> tuple[Image, Tensor]:
         """LR of 0 ... 255, (h, w, 3); HR in [0, 1], (3, H, W)."""
         if not self._suite.lr:
-            lr, hr = lr_hr_pair(self._pixels, self._scale.pair, RESIZERS[self._lr])
-            return lr, to_tensor(hr)
+            return shrunk(self._pixels, self._scale, self._lr)
         _, (height, width) = pair_sizes((self._pixels.shape[0], self._pixels.shape[1]), self._scale.pair)
         lr = decode_rgb(self._suite.lr[self._scale][self._image], max_megapixels=float("inf"))
         return lr, to_tensor(self._pixels[:height, :width])
@@ -54,8 +54,7 @@ class Scene:
     @cached_property
     def grey(self) -> tuple[Image, Tensor]:
         """The same of the image's 8-bit luma; LR not rounded, (h, w, 1)."""
-        lr, hr = lr_hr_pair(luma_8_bits(self._pixels), self._scale.pair, RESIZERS[self._lr])
-        return lr, to_tensor(hr)
+        return shrunk(luma_8_bits(self._pixels), self._scale, self._lr)
 
 
 class _Scoring:
@@ -100,10 +99,7 @@ class _Scoring:
     def _value(self, metric: str, sr: Tensor, hr: Tensor, on_luma: bool) -> float | str:
         protocol = self._protocol.of_grey() if on_luma else self._protocol
         try:
-            if metric == "lpips":
-                assert self._evaluation.lpips is not None
-                return self._evaluation.lpips(sr, hr, rounded=protocol.rounded)
-            return getattr(protocol, metric)(sr, hr, self._unit.scale)
+            return value(metric, sr, hr, self._unit.scale, protocol, self._evaluation.lpips)
         except _FAILURES as error:
             return _reason(error)
 

@@ -12,6 +12,8 @@ from pipeline.data.degrade import pair_sizes
 from pipeline.data.photos import list_photos
 from pipeline.errors import UserError
 from pipeline.evaluation.scales import Scale
+from pipeline.storage.cache import local_folder
+from pipeline.storage.places import is_s3, parse_place
 
 _FORMS = "write NAME=HR_FOLDER or NAME=HR_FOLDER,LR_FOLDER, where {scale} in LR_FOLDER stands for the scale"
 _ORIENTATION, _FIRST_TURNED = 0x0112, 5
@@ -46,10 +48,11 @@ def open_suite(text: str, scales: Sequence[Scale]) -> Suite:
     """
     name, equals, folders = text.rpartition("=")
     hr_text, comma, lr_text = folders.partition(",")
-    folder = Path(hr_text).expanduser().resolve()
+    folder = local_folder(hr_text).resolve() if hr_text else Path()
     if not hr_text or (equals and not name) or (comma and not lr_text):
         raise UserError(f"{text!r} is not a suite; {_FORMS}")
-    suite = Suite(name or folder.name, folder, _images(folder, name or folder.name))
+    name = name or (parse_place(hr_text).name if is_s3(hr_text) else folder.name)
+    suite = Suite(name, folder, _images(folder, name))
     if not lr_text:
         return suite
     if "{scale}" not in lr_text and len(scales) > 1:
@@ -64,7 +67,7 @@ def _images(folder: Path, suite: str) -> tuple[Path, ...]:
 
 
 def _given(suite: Suite, template: str, scale: Scale) -> tuple[Path, ...]:
-    folder = Path(template.replace("{scale}", str(scale))).expanduser().resolve()
+    folder = local_folder(template.replace("{scale}", str(scale))).resolve()
     found = _images(folder, suite.name)
     if len(found) != len(suite.hr):
         raise UserError(

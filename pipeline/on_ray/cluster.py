@@ -49,9 +49,12 @@ class LocalCluster:
         temporary: Ray's folder of sockets and logs.
     """
 
-    def __init__(self, num_cpus: int | None = None, object_store_bytes: int = 200 * 2**20) -> None:
+    def __init__(
+        self, num_cpus: int | None = None, object_store_bytes: int = 200 * 2**20, joinable: bool = False
+    ) -> None:
         self._num_cpus = num_cpus
         self._object_store_bytes = object_store_bytes
+        self._joinable = joinable  # by other nodes; Ray's own servers then listen on all of this machine's addresses
         self._stack = ExitStack()
         self.environment: dict[str, str] = {}
         self.address, self.temporary = "", Path()
@@ -71,7 +74,7 @@ class LocalCluster:
             "RAY_USAGE_STATS_ENABLED": "0",
             # Ray takes the machine's outward address for a loopback one, unless it is told that
             # there is nobody to cluster with; then all its servers bind loopback only.
-            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1" if self._joinable else "0",
             **{name: str(next(ports)) for name in _PORT_VARIABLES},
         }
         command = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block"]

@@ -67,14 +67,14 @@ class RayContext:
                 )
         raise all_damaged([str(checkpoint.path) for checkpoint in checkpoints])
 
-    def save_checkpoint(self, write: Callable[[Path], None], step: int) -> None:
+    def save_checkpoint(self, write: Callable[[Path], None], step: int, scores: list[dict[str, Any]]) -> None:
         # A barrier: every worker reports equally often, only the first one brings files.
         if self.rank != 0:
             ray.train.report({"step": step})
             return
         with tempfile.TemporaryDirectory() as folder:
             fill_checkpoint(Path(folder), write, f"of step {step}")
-            ray.train.report({"step": step}, checkpoint=Checkpoint.from_directory(folder))
+            ray.train.report({"step": step, "scores": scores}, checkpoint=Checkpoint.from_directory(folder))
 
     def show(self, event: Progress | str) -> None:
         if self.rank == 0:

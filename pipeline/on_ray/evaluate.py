@@ -2,54 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
-
-from pipeline.on_ray.cluster import LocalCluster
-
-# Read by Ray when it is imported; a cluster's token must be there too by then.
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 from pipeline.errors import UserError, one_line
 from pipeline.evaluation.plan import Evaluation, Unit
 from pipeline.evaluation.rows import Row
-from pipeline.evaluation.run import Scorer, exact_arithmetic
+from pipeline.evaluation.run import Scorer
 from pipeline.evaluation.score import failed, score
+from pipeline.evaluation.scoring import exact_arithmetic
 
-_ROOT = Path(__file__).resolve().parents[2]
 _ATTEMPTS = 3  # at one unit, before it is taken to be what kills the workers
-
-
-@contextmanager
-def connected(num_workers: int | None) -> Iterator[None]:
-    """A cluster while the block runs: the one at RAY_ADDRESS, or one on loopback that is gone afterwards.
-
-    Raises:
-        UserError: the cluster does not answer.
-    """
-    with ExitStack() as stack:
-        address = os.environ.get("RAY_ADDRESS")
-        if not address:
-            cluster = stack.enter_context(LocalCluster(num_cpus=num_workers))
-            address = cluster.address
-            os.environ.update({name: value for name, value in cluster.environment.items() if name != "RAY_ADDRESS"})
-        import ray
-
-        # The workers need this repository, installed or not.
-        environment = {"env_vars": {"PYTHONPATH": os.pathsep.join(filter(None, [str(_ROOT), os.getenv("PYTHONPATH")]))}}
-        try:
-            ray.init(address, log_to_driver=False, logging_level="warning", runtime_env=environment)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"no Ray cluster answers at {address} ({one_line(error)[:200]}); correct RAY_ADDRESS, or unset it to "
-                "have one started here, or add --local"
-            ) from None
-        stack.callback(ray.shutdown)
-        yield
 
 
 def over_workers(num_workers: int | None) -> Scorer:

@@ -21,6 +21,7 @@ import psutil
 from pipeline.config import TrainingConfig
 from pipeline.errors import UserError
 from pipeline.storage.places import parse_place
+from pipeline.tracking.versions import COMMIT_VARIABLE, git_commit
 
 _SENT = ("anysr", "pipeline", "jobs")
 # What a remote cluster's job needs to know of this shell; credentials belong to the cluster.
@@ -30,7 +31,7 @@ _FORWARDED = ("MLFLOW_TRACKING_URI", "ANYSR_CACHE", "ANYSR_TRACEBACK")
 
 def follow_job(
     root: Path,
-    config: Path | None,
+    files: Mapping[str, Path | None],
     python: str,
     arguments: Sequence[str],
     environment: Mapping[str, str],
@@ -40,7 +41,7 @@ def follow_job(
 
     Args:
         root: the repository, whose code is sent along.
-        config: a configuration file to send along and use.
+        files: files to send along, by the option that names them: {"--config": path}.
         python: the interpreter on the cluster.
         arguments: passed to the script.
         environment: what the client needs beside this process's own variables to reach a cluster
@@ -50,9 +51,11 @@ def follow_job(
     with tempfile.TemporaryDirectory(prefix="anysr-job-") as stage:
         for name in _SENT:
             shutil.copytree(root / name, Path(stage) / name, ignore=shutil.ignore_patterns("__pycache__"))
-        if config is not None:
-            shutil.copyfile(config, Path(stage) / "config.yaml")
-            arguments = ["--config", "config.yaml", *arguments]
+        for option, file in files.items():
+            if file is not None:
+                name = f"{option.lstrip('-')}.yaml"
+                shutil.copyfile(file, Path(stage) / name)
+                arguments = [option, name, *arguments]
         entrypoint = [python, script, *arguments]
         return _follow(stage, entrypoint, {**_authentication(), **os.environ, **environment}, stop=not environment)
 
@@ -73,7 +76,8 @@ def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, st
                 "cluster's nodes, and here without the password"
             )
         del forwarded["MLFLOW_TRACKING_URI"]  # a cluster started here has it already
-    runtime = {"env_vars": {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": _STOP_S, **forwarded}}
+    forwarded |= {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": _STOP_S, COMMIT_VARIABLE: git_commit()}
+    runtime = {"env_vars": forwarded}
     command = [*_ray("submit"), "--submission-id", job, "--working-dir", working_dir]
     command += ["--runtime-env-json", json.dumps(runtime), "--", *entrypoint]
     finished = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -16,7 +16,7 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import ray
 import torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, UserCallback
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
@@ -38,10 +38,10 @@ from pipeline.train.loop import Outcome, train
 _CONTROLLER_FAILURES = 3
 
 
-def fit_on_ray(config: TrainingConfig, sink: SinkSpec) -> Fitted:
+def fit_on_ray(config: TrainingConfig, sink: SinkSpec, callbacks: Sequence[UserCallback] = ()) -> Fitted:
     """Train on the cluster that RAY_ADDRESS names, or on one started for this process.
 
-    A run of the same name goes on from its latest checkpoint.
+    A run of the same name goes on from its latest checkpoint. ``callbacks`` hear of its reports.
 
     Raises:
         UserError: too few resources, or what the workers raised once restarts were used up.
@@ -52,14 +52,14 @@ def fit_on_ray(config: TrainingConfig, sink: SinkSpec) -> Fitted:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level="warning")
-    _check_resources(config)
+    check_resources(config)
     with shown_progress(config.train.steps) as mailbox:
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"config": config.to_dict(), "sink": sink, "mailbox": mailbox},
             scaling_config=_scaling(config),
             torch_config=TorchConfig(backend="nccl" if config.ray.use_gpu else "gloo"),
-            run_config=_run_config(config),
+            run_config=_run_config(config, callbacks),
         )
         try:
             with _stopping_on_sigterm(mailbox):
@@ -68,7 +68,7 @@ def fit_on_ray(config: TrainingConfig, sink: SinkSpec) -> Fitted:
             raise UserError(_reason(error)) from error
     answer = result.return_value
     if isinstance(answer, str):
-        raise UserError(answer)
+        raise FatalError(answer)
     assert isinstance(answer, Outcome) and result.checkpoint is not None
     on_s3 = isinstance(parse_place(config.run.storage), S3Uri)
     return Fitted(answer, local_folder(f"s3://{result.checkpoint.path}" if on_s3 else result.checkpoint.path))
@@ -119,33 +119,41 @@ def _scaling(config: TrainingConfig) -> ScalingConfig:
         num_workers=config.ray.num_workers,
         **elastic,
         use_gpu=config.ray.use_gpu,
-        resources_per_worker=_resources(config),
+        resources_per_worker=resources_per_worker(config),
     )
 
 
-def _resources(config: TrainingConfig) -> dict[str, float]:
+def resources_per_worker(config: TrainingConfig) -> dict[str, float]:
+    """What Ray sets aside for each worker."""
     gpu = {"GPU": 1.0} if config.ray.use_gpu else {}
     return {"CPU": float(config.ray.cpus_per_worker), **gpu}
 
 
-def _run_config(config: TrainingConfig) -> RunConfig:
-    storage = parse_place(config.run.storage)
-    on_s3 = isinstance(storage, S3Uri)
+def _run_config(config: TrainingConfig, callbacks: Sequence[UserCallback]) -> RunConfig:
+    path, filesystem = ray_storage(config)
     return RunConfig(
         name=config.run.name,
-        storage_path=str(storage).removeprefix("s3://"),
-        storage_filesystem=s3_filesystem() if on_s3 else None,
+        storage_path=path,
+        storage_filesystem=filesystem,
         failure_config=FailureConfig(
             max_failures=config.ray.max_failures, controller_failure_limit=_CONTROLLER_FAILURES
         ),
         checkpoint_config=CheckpointConfig(num_to_keep=config.ray.keep_checkpoints),
+        callbacks=list(callbacks),
     )
 
 
-def _check_resources(config: TrainingConfig) -> None:
+def ray_storage(config: TrainingConfig) -> tuple[str, Any]:
+    """``run.storage`` as Ray takes it: a path, and the file system that it is a path of; None is the usual ones."""
+    storage = parse_place(config.run.storage)
+    on_s3 = isinstance(storage, S3Uri)
+    return str(storage).removeprefix("s3://"), s3_filesystem() if on_s3 else None
+
+
+def check_resources(config: TrainingConfig) -> None:
     """Ray would wait for resources that never come."""
     have = ray.cluster_resources()
-    for kind, each in _resources(config).items():
+    for kind, each in resources_per_worker(config).items():
         needed = each * config.ray.fewest_workers
         if have.get(kind, 0) < needed:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Model files by name: a path, or a version of the registry such as ``models:/anysr@champion``."""
+"""Model files by name: a path, an object on S3, or a version of the registry such as ``models:/anysr@champion``."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from pipeline.data.photo_cache import cache_folder
 from pipeline.errors import UserError, one_line
+from pipeline.storage.cache import cache_root, local_copy
 
 _SCHEME = "models:/"
-_FORMS = "write a path, models:/NAME@ALIAS or models:/NAME/VERSION"
+_FORMS = "write a path, s3://bucket/key, models:/NAME@ALIAS or models:/NAME/VERSION"
 
 
 def resolve_model(uri: str, tracking_uri: str | None = None) -> Path:
-    """The model file that ``uri`` names; one of the registry is fetched once and kept in the cache folder.
+    """The model file that ``uri`` names; from elsewhere it is fetched once, into the cache folder.
 
     Args:
-        uri: a path, ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``models:/NAME/latest``.
+        uri: a path, ``s3://bucket/key``, ``models:/NAME@ALIAS``, ``models:/NAME/VERSION`` or ``models:/NAME/latest``.
         tracking_uri: the registry; None is $MLFLOW_TRACKING_URI, else mlflow.db in the working folder.
 
     Raises:
         UserError: no such file, model, alias or version; or the registry does not answer.
     """
     if not uri.startswith(_SCHEME):
-        path = Path(uri).expanduser()
+        path = local_copy(uri)
         if not path.is_file():
             raise UserError(f"no model file at {uri}; {_FORMS}")
         return path
@@ -39,9 +39,9 @@ def resolve_model(uri: str, tracking_uri: str | None = None) -> Path:
     version = registry.find(reference)
     # Numbers are given again once a model is deleted: the time of creation tells the versions apart.
     key = hashlib.sha256(f"{registry.uri} {name} {version.number} {version.created_ms}".encode()).hexdigest()[:16]
-    target = cache_folder(None).with_name("models") / f"{name}-{version.number}-{key}.safetensors"
+    target = cache_root() / "models" / f"{name}-{version.number}-{key}.safetensors"
     if not target.is_file():
-        target.parent.mkdir(exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=target.parent) as temporary:
             try:
                 registry.fetch(version, Path(temporary)).replace(target)

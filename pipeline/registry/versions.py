@@ -14,7 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError, one_line
-from pipeline.tracking.mlflow_run import local_database
+from pipeline.tracking.mlflow_run import local_database, without_password
 from pipeline.train.state import MODEL_FILE
 
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -60,7 +60,7 @@ class Registry:
             return sorted((_version(one, aliases) for one in found), key=lambda version: version.number)
 
     def find(self, reference: str) -> Version:
-        """The version of a number ("3") or an alias ("@champion").
+        """The version of a number ("3") or an alias ("@champion", "champion").
 
         Raises:
             UserError: there is none; those that exist are named.
@@ -74,15 +74,20 @@ class Registry:
         """As :meth:`find`; None where there is none."""
         with self._answering():
             try:
-                if reference.startswith("@"):
-                    found = self.client.get_model_version_by_alias(self.name, reference[1:])
-                else:
+                if reference.isdecimal():
                     found = self.client.get_model_version(self.name, reference)
+                else:
+                    found = self.client.get_model_version_by_alias(self.name, reference.removeprefix("@"))
                 return _version(found, self._aliases())
             except MlflowException as error:
                 if error.error_code not in _ABSENT:
                     raise
                 return None
+
+    def set_alias(self, alias: str, version: Version) -> None:
+        """Let an alias name a version."""
+        with self._answering():
+            self.client.set_registered_model_alias(self.name, alias, str(version.number))
 
     def fetch(self, version: Version, folder: Path) -> Path:
         """Download the version's model file into a folder; returns the file."""
@@ -96,7 +101,9 @@ class Registry:
         return dict(self.client.get_registered_model(self.name).aliases)
 
     def _uri_of(self, reference: str) -> str:
-        return f"models:/{self.name}{reference if reference.startswith('@') else '/' + reference}"
+        return f"models:/{self.name}" + (
+            f"/{reference}" if reference.isdecimal() else f"@{reference.removeprefix('@')}"
+        )
 
     def _existing(self) -> str:
         try:
@@ -129,7 +136,7 @@ def open_registry(name: str, tracking_uri: str | None = None) -> Registry:
     database = local_database(uri)
     if database is not None and not database.is_file():
         raise UserError(f"there is no MLflow database {database}; go to its folder, or set MLFLOW_TRACKING_URI")
-    return Registry(uri, name)
+    return Registry(without_password(uri), name)
 
 
 def _version(found: ModelVersion, aliases: dict[str, str]) -> Version:

@@ -114,7 +114,8 @@ class MetricLog:
             except Exception as error:  # whatever the sink's client raises, training goes on
                 with self._changed:
                     self._error = one_line(error)[:300]
-                    self._changed.wait(self.RETRY_S)
+                    # Not woken by new metrics: asking a dead sink at each of them would slow training down.
+                    self._changed.wait_for(lambda: self._closed, self.RETRY_S)
                 continue
             with self._changed:
                 del self._pending[: len(batch)]
@@ -184,7 +185,10 @@ def _lines(metrics: list[Metric]) -> str:
 
 def _last_steps(lines: list[str]) -> dict[str, int]:
     steps: dict[str, int] = {}
-    for line in lines:
-        metric = json.loads(line)
+    for number, line in enumerate(lines, start=1):
+        try:
+            metric = json.loads(line)
+        except ValueError:
+            raise UserError(f"line {number} of the run's metrics.jsonl is damaged; remove that line") from None
         steps[metric["name"]] = max(metric["step"], steps.get(metric["name"], -1))
     return steps

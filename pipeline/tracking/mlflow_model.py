@@ -16,8 +16,8 @@ _HERE = Path(__file__).parent
 _REQUIREMENTS = ("numpy", "safetensors", "torch")
 
 
-def register(model_file: Path, uri: str, run_id: str, name: str) -> str:
-    """Log a model file to a run and register it; returns its version.
+def register(model_file: Path, uri: str, run_id: str, name: str, tags: dict[str, str]) -> str:
+    """Log a model file to a run and register it with tags; returns its version.
 
     The result needs neither this repository nor Ray: the library's code travels with it. MLflow
     itself keeps the alias ``latest`` on the newest version and lets nobody set it.
@@ -33,7 +33,7 @@ def register(model_file: Path, uri: str, run_id: str, name: str) -> str:
             input_example=(np.zeros((1, 3, 8, 8), np.float32), {"scale": 2.0, "subnet": "auto"}),
             pip_requirements=[f"{package}=={_version(package)}" for package in _REQUIREMENTS],
         )
-    return str(mlflow.register_model(info.model_uri, name).version)
+    return str(mlflow.register_model(info.model_uri, name, tags=tags).version)
 
 
 def _signature() -> ModelSignature:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -22,12 +21,15 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric as MlflowMetric
 from mlflow.entities import Param, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from pipeline.config import TrainingConfig
 from pipeline.errors import UserError, one_line, without_secrets
 from pipeline.storage.places import parse_place
-from pipeline.tracking.metric_log import Metric
+from pipeline.tracking.metric_log import Metric, MetricLog
+from pipeline.tracking.system_metrics import recorded_load
 from pipeline.tracking.tracker import SinkSpec
+from pipeline.tracking.versions import VersionFacts
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
 
@@ -56,14 +58,14 @@ class MlflowSink:
 class MlflowRun:
     """The driver's hold on the run."""
 
-    def __init__(self, uri: str, config: TrainingConfig) -> None:
+    def __init__(self, uri: str, config: TrainingConfig, parent: str | None = None) -> None:
         """Find the run of this name and storage, or create it.
 
         Raises:
             UserError: the server does not answer.
         """
         self.uri = uri
-        self._config = config
+        self._config, self._parent = config, parent
         try:
             mlflow.set_tracking_uri(uri)
             self._client = MlflowClient(uri)
@@ -86,7 +88,8 @@ class MlflowRun:
         found = self._client.search_runs([experiment], wanted, max_results=1)
         if found:
             return str(found[0].info.run_id)
-        run = self._client.create_run(experiment, run_name=name, tags=tags)
+        nested = {} if self._parent is None else {MLFLOW_PARENT_RUN_ID: self._parent}
+        run = self._client.create_run(experiment, run_name=name, tags={**tags, **nested})
         run_id = str(run.info.run_id)
         params = [Param(key, value[:_MAX_PARAM_LENGTH]) for key, value in _flatten(self._config.to_dict())]
         self._client.log_batch(run_id, params=params, tags=[RunTag("mlflow.note.content", _note(self._config))])
@@ -113,15 +116,18 @@ class MlflowRun:
         show = "" if local_database(self.uri) is None else f"; to look: mlflow ui --backend-store-uri {self.uri}"
         return without_secrets(f"MLflow run {self.run_id} at {self.uri}{show}")
 
-    def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
+    def publish(self, model_file: Path, checkpoint: Path, files: list[Path], about: VersionFacts) -> str:
         from pipeline.tracking.mlflow_model import register
 
         self._client.log_artifacts(self.run_id, str(checkpoint), "checkpoint")
+        self.attach(files)
+        name = self._config.tracking.registered_model
+        version = register(model_file, self.uri, self.run_id, name, about.tags(self.run_id))
+        return f"models:/{name}/{version}, alias models:/{name}@latest"
+
+    def attach(self, files: list[Path]) -> None:
         for file in files:
             self._client.log_artifact(self.run_id, str(file))
-        name = self._config.tracking.registered_model
-        version = register(model_file, self.uri, self.run_id, name)
-        return f"models:/{name}/{version}, alias models:/{name}@latest"
 
     def end(self, status: str) -> None:
         try:
@@ -129,17 +135,9 @@ class MlflowRun:
         except MlflowException as error:
             print(f"warning: could not mark the MLflow run as {status}: {one_line(error)[:200]}")
 
-    @contextmanager
-    def system_metrics(self) -> Iterator[None]:
-        """Record CPU, memory and GPU load while the block runs."""
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        monitor = SystemMetricsMonitor(self.run_id, resume_logging=True, tracking_uri=self.uri)
-        monitor.start()
-        try:
-            yield
-        finally:
-            monitor.finish()
+    def system_metrics(self) -> AbstractContextManager[None]:
+        started_ms = int(self._client.get_run(self.run_id).info.start_time)
+        return recorded_load(MetricLog(self.sink.open()), started_ms)
 
 
 def tracking_uri(config: TrainingConfig, in_ray_job: bool) -> str:

@@ -12,6 +12,7 @@ from pipeline.config import TrainingConfig
 from pipeline.errors import UserError
 from pipeline.storage.places import Place
 from pipeline.tracking.metric_log import Sink, open_file_sink
+from pipeline.tracking.versions import VersionFacts
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,11 @@ class Tracker(Protocol):
     def system_metrics(self) -> AbstractContextManager[None]:
         """Record the machine's load while the block runs."""
 
-    def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
+    def publish(self, model_file: Path, checkpoint: Path, files: list[Path], about: VersionFacts) -> str:
         """Attach a checkpoint and files to the run, register the network; returns what to tell the user."""
+
+    def attach(self, files: list[Path]) -> None:
+        """Keep files with the run."""
 
     def end(self, status: str) -> None:
         """Close the run: FINISHED, FAILED or KILLED."""
@@ -65,15 +69,20 @@ class FileTracker:
     def system_metrics(self) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def publish(self, model_file: Path, checkpoint: Path, files: list[Path]) -> str:
+    def publish(self, model_file: Path, checkpoint: Path, files: list[Path], about: VersionFacts) -> str:
         return "not registered: tracking.backend is jsonl"
+
+    def attach(self, files: list[Path]) -> None:
+        pass
 
     def end(self, status: str) -> None:
         pass
 
 
-def open_tracker(config: TrainingConfig, folder: Place, in_ray_job: bool) -> Tracker:
+def open_tracker(config: TrainingConfig, folder: Place, in_ray_job: bool, parent: str | None = None) -> Tracker:
     """The tracker that the configuration names, with this run created or found again.
+
+    ``parent`` is the MLflow run that this one is nested in, as a search's trials are.
 
     Raises:
         UserError: MLflow is not installed, or its server does not answer.
@@ -84,4 +93,4 @@ def open_tracker(config: TrainingConfig, folder: Place, in_ray_job: bool) -> Tra
         raise UserError("MLflow is not installed: pip install 'anysr[train]', or set tracking.backend=jsonl")
     from pipeline.tracking.mlflow_run import MlflowRun, tracking_uri
 
-    return MlflowRun(tracking_uri(config, in_ray_job), config)
+    return MlflowRun(tracking_uri(config, in_ray_job), config, parent)

@@ -58,8 +58,11 @@ class WorkerContext(Protocol):
     def latest_checkpoint(self) -> AbstractContextManager[Path | None]:
         """A folder with the latest complete checkpoint, or None."""
 
-    def save_checkpoint(self, write: Callable[[Path], None], step: int) -> None:
-        """Save what ``write`` puts into a folder (rank 0 only); every worker calls this."""
+    def save_checkpoint(self, write: Callable[[Path], None], step: int, scores: list[dict[str, Any]]) -> None:
+        """Save what ``write`` puts into a folder (rank 0 only); every worker calls this.
+
+        ``scores`` are those of the last validation, for a search that watches the run.
+        """
 
     def show(self, event: Progress | str) -> None:
         """Tell the user something."""

@@ -46,7 +46,7 @@ class LocalContext:
     def latest_checkpoint(self) -> AbstractContextManager[Path | None]:
         return self._checkpoints.latest(self.show)
 
-    def save_checkpoint(self, write: Callable[[Path], None], step: int) -> None:
+    def save_checkpoint(self, write: Callable[[Path], None], step: int, scores: list[dict[str, Any]]) -> None:
         self._checkpoints.save(write, step)
 
     def show(self, event: Progress | str) -> None:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 
 from pipeline.config import TrainingConfig
-from pipeline.data.photo_map import PhotoMap, open_photo_map
+from pipeline.data.photo_map import PhotoMap, Report, open_photo_map
 from pipeline.data.photos import photo_folder
 from pipeline.data.samples import Batch, StepBatches, batches_from
-from pipeline.evaluate import Score, metric_values, validate
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.train.context import Progress, WorkerContext
 from pipeline.train.state import TrainState
 from pipeline.train.step import learning_rate_at, train_step
+from pipeline.train.validation import Score, metric_values, validate
 from pipeline.train.warm_start import warm_start
 
 
@@ -62,7 +62,7 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
         if stopping or _is_due(state.step, config.train.checkpoint_every, config.train.steps):
             state.watch.check()
             state.loss_windows = context.gather([meter.loss_window()])
-            context.save_checkpoint(lambda folder: state.save(folder, config, log.pending()), state.step)
+            context.save_checkpoint(lambda folder: state.save(folder, config, log.pending()), state.step, state.scores)
             meter.restart()
         if stopping:
             break
@@ -71,13 +71,16 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
     return Outcome(state.step, state.step == config.train.steps, scores)
 
 
-def open_photos(config: TrainingConfig) -> tuple[PhotoMap, PhotoMap]:
-    """The photos to train on and to validate on, decoded."""
+def open_photos(config: TrainingConfig, report: Report = lambda done, total: None) -> tuple[PhotoMap, PhotoMap]:
+    """The photos to train on and to validate on, decoded; ``report`` is told how far that is."""
     data = config.data
-    smallest = config.validation.crop_px or round(4 * max(config.scales))
+    train, validation = (
+        photo_folder(folder, split, data.cache, data.cache_gb)
+        for folder, split in ((data.train, "train"), (data.validation, "validation"))
+    )
     return (
-        open_photo_map(photo_folder(data.train, "train", data.cache, data.cache_gb), data, config.hr_crop_px),
-        open_photo_map(photo_folder(data.validation, "validation", data.cache, data.cache_gb), data, smallest),
+        open_photo_map(train, data, config.hr_crop_px, report),
+        open_photo_map(validation, data, config.validation_px, report),
     )
 
 
@@ -99,7 +102,7 @@ def _validate(
     model = state.best_model.eval()
     scores = validate(model, photos, config, context)
     state.scores = [vars(score) for score in scores]
-    log.add(state.step, metric_values(scores, config.validation.suite))
+    log.add(state.step, metric_values(scores, config.validation))
     for score in scores:
         context.show(f"  validation at step {state.step}: {score.line()}")
 

@@ -14,8 +14,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import anysr
 from anysr import AnySR
-from pipeline.config import TrainConfig, TrainingConfig, changed_keys
-from pipeline.errors import FatalError
+from pipeline.config import TrainConfig, TrainingConfig, changed_keys, parse_config
+from pipeline.errors import FatalError, UserError
 from pipeline.train.finite import FiniteWatch
 
 MODEL_FILE = "model.safetensors"
@@ -121,7 +121,7 @@ def check_unchanged(before: dict[str, Any], config: TrainingConfig) -> None:
 
     Only what cannot change the weights may differ in silence: the run's place, Ray and tracking.
     """
-    old, new = (_decisive(values) for values in (before, config.to_dict()))
+    old, new = _decisive(_with_defaults(before)), _decisive(config.to_dict())
     changes = changed_keys(old, new)
     if old["model"] != new["model"] and config.run.allow_changes:
         raise FatalError(
@@ -132,6 +132,14 @@ def check_unchanged(before: dict[str, Any], config: TrainingConfig) -> None:
             f"the run {config.run.name!r} was started with another configuration ({'; '.join(changes)}); choose a new "
             "run.name, or set run.allow_changes=true to go on with the new values"
         )
+
+
+def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
+    """A configuration of an earlier version with the keys that came since then."""
+    try:
+        return parse_config(values).to_dict()
+    except UserError:
+        return {**{section: {} for section in TrainingConfig.model_fields}, **values}
 
 
 def _decisive(values: dict[str, Any]) -> dict[str, Any]:

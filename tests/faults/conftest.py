@@ -74,16 +74,15 @@ def store(tmp_path_factory, patch) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="session")
-def mlflow_server(store, tmp_path_factory) -> Iterator[MlflowServer]:
-    server = running_mlflow(tmp_path_factory.mktemp("mlflow"), f"s3://{BUCKET}/mlflow", dict(os.environ))
-    yield server
-    server.stop()
+def mlflow_server(store) -> Iterator[MlflowServer]:
+    with running_mlflow(f"s3://{BUCKET}/mlflow", dict(os.environ)) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def cluster(store, tmp_path_factory) -> Iterator[TwoNodes]:
     folder = tmp_path_factory.mktemp("ray")
-    with LocalCluster(num_cpus=1, object_store_bytes=150 * 2**20) as head:
+    with LocalCluster(num_cpus=1, object_store_bytes=150 * 2**20, joinable=True) as head:
         two = TwoNodes(head, RayNode(head, 1, folder / "node.log"), folder)
         yield two
         two.node.kill()

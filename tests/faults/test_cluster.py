@@ -100,7 +100,7 @@ def _no_secret_anywhere(cluster, store, mlflow_server, output):
     assert "submission_id" in jobs
     allowed = {mlflow_server.folder / "server/password"}
     allowed |= {mlflow_server.folder / "server/postgres" / name for name in ("password", "pgpass")}
-    places = [cluster.head.temporary, cluster.folder, store.folder, mlflow_server.folder]
+    places = [cluster.head.temporary, cluster.node.temporary, cluster.folder, store.folder, mlflow_server.folder]
     files = [file for place in places for file in place.rglob("*") if file.is_file() and file not in allowed]
     assert len(files) > 100
     for name, secret in hidden.items():

@@ -49,6 +49,11 @@ def test_the_resolved_configuration_reads_back_the_same():
         ("train=3", "train"),
         ("train.learning_rate=.inf", "finite"),
         ("validation.scales=[]", "at least 1 item"),
+        ("validation.scales=[0.5]", r"validation\.scales\.0: Input should be greater than or equal to 1, got 0\.5$"),
+        ("validation.scales=[2, 3, 2.0000001]", "x2 stands twice"),
+        ("ray.num_workers=0", r"ray\.num_workers: Input should be greater than or equal to 1, got 0$"),
+        ("TRAIN.steps=1", "did you mean 'train'"),
+        ("model.subnets.0.encoder_width=1", "give all of subnets"),
     ],
 )
 def test_mistakes_are_refused_in_one_line(override, message):
@@ -88,6 +93,10 @@ def test_a_model_may_be_named_and_changed():
         load_config(None, ["model=rdn-srno", "model.encoder.num_block=2"])
     jsonschema.validate({"model": "rdn-srno"}, json_schema())
     jsonschema.validate({"model": {"name": "rdn-srno", "encoder": {"kind": "rdn", "num_blocks": 2}}}, json_schema())
+
+
+def test_a_run_may_be_called_by_a_number():
+    assert load_config(None, ["run.name=2024"]).run.name == "2024"
 
 
 def test_a_key_given_twice_is_refused(tmp_path):

@@ -93,3 +93,20 @@ def test_the_file_sink_drops_a_line_cut_short(tmp_path):
     assert sink.last_steps() == {"loss": 2}
     sink.write([Metric("loss", 0.5, 3, 0)])
     assert len(path.read_text().splitlines()) == 4
+
+
+def test_a_dead_sink_is_not_asked_at_every_metric(monkeypatch):
+    monkeypatch.setattr(MetricLog, "RETRY_S", 60)
+    asked = []
+
+    class Dead(FlakySink):
+        def last_steps(self):
+            asked.append(time.monotonic())
+            raise ConnectionError("no answer")
+
+    log = MetricLog(Dead())
+    for step in range(50):
+        log.add(step, {"loss": 1.0})
+        time.sleep(0.01)
+    log.close()
+    assert len(asked) == 1

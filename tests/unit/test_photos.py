@@ -87,6 +87,15 @@ def test_unusable_photos_end_the_run_or_are_listed(folder, fault, tmp_path):
     assert "bad.png" in photos.skipped[0]
 
 
+def test_whatever_pillow_raises_for_a_damaged_file_is_one_line(folder, monkeypatch):
+    def raises(image):
+        raise TypeError("'float' object cannot be interpreted as an integer")  # seen on a damaged TIFF
+
+    monkeypatch.setattr("PIL.ImageOps.exif_transpose", raises)
+    with pytest.raises(UserError, match=r"0\.png is not a readable image \('float'"):
+        decode_rgb(folder / "0.png", 100)
+
+
 def test_the_map_holds_the_photos_and_notices_changes(folder, tmp_path):
     data = DataConfig(cache=tmp_path / "cache")
     photos = open_photo_map(folder, data)

@@ -8,7 +8,7 @@ from anysr.geometry import pixel_centres
 from pipeline.data.draws import ScaleGroupSampler, crop_macs
 from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import photo_folder
-from pipeline.data.samples import StepBatches, batches_from
+from pipeline.data.samples import StepBatches, _distinct_places, batches_from
 from tests.tiny import tiny_config
 
 
@@ -49,16 +49,49 @@ def test_workers_share_the_batch(photos):
     assert halves[0].draw == halves[1].draw == whole.draw
 
 
-def test_lr_and_targets_show_the_same_crop(photos):
-    """With every pixel of the HR crop queried, shrinking the crop gives the LR image."""
-    config = tiny_config("data.queries_per_crop=144", "model.subnets=[{scales: [1.0, 1.0001]}]")
-    batch = StepBatches(photos, config)[0]
-    assert batch.hr_px == 12
-    rows, cols = ((batch.coord[0, :, axis] + 1) * 6 - 0.5 for axis in (0, 1))
-    hr = np.zeros((12, 12, 3), np.uint8)
-    hr[rows.round().long(), cols.round().long()] = batch.target[0]
-    lr = np.asarray(Image.fromarray(hr).resize((12, 12), Image.Resampling.BICUBIC))
-    np.testing.assert_array_equal(lr, batch.lr[0].permute(1, 2, 0))
+@pytest.mark.parametrize("scale", [1, 1.5, 2, 3])
+def test_lr_and_targets_show_the_same_crop(photos, scale):
+    """With every pixel of the HR crop queried: the LR crop is what Pillow makes of it, flipped as it is."""
+    side = int(12 * scale)
+    subnets = f"model.subnets=[{{scales: [{scale}, {scale + 1e-4}]}}]"
+    dataset = StepBatches(photos, tiny_config(f"data.queries_per_crop={side * side}", subnets))
+    seen = set()
+    for batch in (dataset[step] for step in range(8)):
+        assert batch.hr_px == side
+        for lr, coord, target in zip(batch.lr, batch.coord, batch.target, strict=True):
+            rows, cols = (((coord[:, axis] + 1) * side / 2 - 0.5).round().long() for axis in (0, 1))
+            hr = np.zeros((side, side, 3), np.uint8)
+            hr[rows, cols] = target
+            # Flipped back in each of the eight ways, shrunk and flipped again: axes are not quite alike to Pillow.
+            flips = [(turns, mirror) for turns in range(4) for mirror in (False, True)]
+            made = [
+                flipped(np.asarray(shrunk(flipped(hr, -turns if not mirror else turns, mirror))), turns, mirror)
+                for turns, mirror in flips
+            ]
+            matches = {
+                flip for flip, image in zip(flips, made, strict=True) if np.array_equal(image, lr.permute(1, 2, 0))
+            }
+            assert matches
+            seen |= matches
+    assert len(seen) == 8
+
+
+def flipped(image, turns, mirror):
+    """Mirrored or not, then turned; a mirrored turn is its own inverse."""
+    return np.rot90(image[:, ::-1] if mirror else image, turns)
+
+
+def shrunk(image):
+    return Image.fromarray(np.ascontiguousarray(image)).resize((12, 12), Image.Resampling.BICUBIC)
+
+
+def test_every_pixel_is_as_likely_to_be_queried():
+    rng, count = np.random.default_rng(0), np.zeros(35)
+    for _ in range(4000):
+        places = _distinct_places(rng, 35, 16)
+        assert len(set(places.tolist())) == 16
+        count[places] += 1
+    np.testing.assert_allclose(count / 4000, 16 / 35, atol=0.04)
 
 
 def test_queries_are_distinct_pixel_centres(photos):
@@ -77,7 +110,7 @@ def test_every_photo_is_used_once_per_epoch(photos):
 
 
 def sampler(*overrides):
-    return ScaleGroupSampler(tiny_config("sampling.full_width_probability=0", *overrides))
+    return ScaleGroupSampler(tiny_config("train.distillation=0", "sampling.widths=one", *overrides))
 
 
 def test_draws_keep_to_their_group_and_follow_the_weights():

@@ -1,26 +1,28 @@
-"""Scores on validation photos: own subnet, full network and bicubic, the photos spread over the workers."""
+"""Scores on validation photos: own subnet, full network and bicubic, the photos spread over the workers.
+
+An image is scored as jobs/evaluate.py scores it, with the same numbers, whatever the number of workers.
+"""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
-from torch import Tensor
 
 import anysr
 from anysr import AnySR
-from anysr.metrics import psnr
-from pipeline.config import TrainingConfig
-from pipeline.data.degrade import lr_hr_pair, resize_bicubic
+from pipeline.config import TrainingConfig, ValidationConfig
 from pipeline.data.photo_map import PhotoMap
 from pipeline.data.photos import Pixels
+from pipeline.evaluation.protocols import ScoringProtocol, protocol_for
+from pipeline.evaluation.scales import Scale
+from pipeline.evaluation.scoring import exact_arithmetic, shrunk, value
+from pipeline.evaluation.upscalers import Bicubic, Network
 from pipeline.train.context import WorkerContext
 
-PROTOCOL = "PSNR in dB on Y (BT.601), border = scale rounded up, floats; LR by Pillow's bicubic"
 _MOST_DB = 100.0  # stands for no error at all, as at ×1
 
 
@@ -55,13 +57,25 @@ class Score:
         return f"x{self.scale:g}  bicubic {self.bicubic:.2f}  subnet {self.own:.2f}  full {self.full:.2f} dB"
 
 
+def protocol_of(config: ValidationConfig) -> ScoringProtocol:
+    """How validation photos are scored."""
+    return protocol_for(config.protocol, config.suite)
+
+
+def in_words(config: ValidationConfig) -> str:
+    """What the scores are, to be printed beside them."""
+    return f"PSNR in dB, {protocol_of(config)}; LR by Pillow's bicubic"
+
+
 def validate(model: AnySR, photos: PhotoMap, config: TrainingConfig, context: WorkerContext) -> list[Score]:
     """Score the network at each scale; every worker calls this and gets all scores."""
+    protocol, crop_px = protocol_of(config.validation), config.validation.crop_px
     tasks = [(scale, index) for scale in config.scales for index in range(len(photos))]
-    mine = [
-        (scale, index, psnrs(model, central_crop(photos[index], config.validation.crop_px), scale, context.device))
-        for scale, index in tasks[context.rank :: context.world_size]
-    ]
+    with exact_arithmetic():
+        mine = [
+            (scale, index, psnrs(model, central_crop(photos[index], crop_px), scale, protocol))
+            for scale, index in tasks[context.rank :: context.world_size]
+        ]
     by_scale: dict[float, list[tuple[float, float, float]]] = defaultdict(list)
     for scale, _, values in sorted(context.gather(mine)):
         by_scale[scale].append(values)
@@ -73,24 +87,26 @@ def _mean_score(model: AnySR, scale: float, values: list[tuple[float, float, flo
     return Score(scale, bicubic, own, full, saved(model, scale))
 
 
-@torch.no_grad()
-def psnrs(model: AnySR, hr: Pixels, scale: float, device: torch.device) -> tuple[float, float, float]:
+def psnrs(model: AnySR, hr: Pixels, scale: float, protocol: ScoringProtocol) -> tuple[float, float, float]:
     """PSNR of bicubic, own subnet and full network on one photo."""
-    lr, target = lr_hr_pair(hr, scale)
-    size = (target.shape[0], target.shape[1])
-    border = math.ceil(scale)
-    lr_13hw, hr_3HW = to_tensor(lr, device)[None], to_tensor(target, device)
-    answers = [to_tensor(resize_bicubic(lr, size), device)]
-    answers += [model(lr_13hw, scale, size, subnet=subnet)[0] for subnet in ("auto", "full")]
-    bicubic, own, full = (min(_MOST_DB, psnr(answer, hr_3HW, border)) for answer in answers)
-    return bicubic, own, full
+    both = Scale(scale, scale)
+    lr, target = shrunk(hr, both, "pil")
+    size = (target.shape[1], target.shape[2])
+    network = Network(model, "the network in training", digest="", file=Path())
+
+    def decibels(upscaler: Bicubic | Network, subnet: str) -> float:
+        return min(_MOST_DB, value("psnr", upscaler.enlarge(lr, both, size, subnet), target, both, protocol))
+
+    own = decibels(network, "auto")
+    alike = network.index("auto", both) == network.index("full", both)
+    return decibels(Bicubic("pil"), "full"), own, own if alike else decibels(network, "full")
 
 
-def metric_values(scores: list[Score], suite: str) -> dict[str, float]:
+def metric_values(scores: list[Score], config: ValidationConfig) -> dict[str, float]:
     """Scores under their metric names."""
     values: dict[str, float] = {}
     for score in scores:
-        name = f"eval/{suite}_x{score.scale:g}/psnr_y"
+        name = f"eval/{config.suite}_x{score.scale:g}/psnr_{protocol_of(config).channel}"
         values |= {name: score.own, f"{name}_full": score.full, f"{name}_bicubic": score.bicubic}
     return values
 
@@ -108,8 +124,3 @@ def central_crop(pixels: Pixels, side_px: int | None) -> Pixels:
     height, width = pixels.shape[:2]
     top, left = max(0, (height - side_px) // 2), max(0, (width - side_px) // 2)
     return pixels[top : top + side_px, left : left + side_px]
-
-
-def to_tensor(pixels: Pixels, device: torch.device | str = "cpu") -> Tensor:
-    """(H, W, 3) uint8 to (3, H, W) float32 in [0, 1]."""
-    return torch.from_numpy(pixels.copy()).to(device).permute(2, 0, 1).float() / 255

@@ -1,0 +1,152 @@
+"""Which files are enlarged, and where each result goes: inside the output folder and nowhere else."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anysr.cli import shown
+from anysr.imaging.write import FORMATS, format_of
+
+_SUFFIXES = {suffix for spec in FORMATS.values() for suffix in spec.suffixes}
+_READ_ONLY_SUFFIXES = {".bmp", ".gif"}
+_FALLBACK_SUFFIX = ".png"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One image.
+
+    Attributes:
+        source: the image.
+        target: its enlargement.
+        root: the folder that ``target`` must lie in, whatever links there are.
+        may_skip: a complete result from before is good enough.
+    """
+
+    source: Path
+    target: Path
+    root: Path
+    may_skip: bool
+
+    def prepare_folder(self) -> None:
+        """Make the target's folder.
+
+        Raises:
+            ValueError: a link leads out of the output folder.
+        """
+        folder, root = self.target.parent.resolve(), self.root.resolve()
+        if not folder.is_relative_to(root):
+            raise ValueError(
+                f"{shown(self.target.parent)} is a link out of {shown(self.root)}; nothing is written there"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+
+
+def collect_jobs(inputs: Sequence[str], out: Path, suffix: str | None, *, overwrite: bool) -> list[Job]:
+    """The images that files, folders and globs stand for, in a fixed order.
+
+    A folder's images keep their place below it; links to folders are not followed. ``out`` is a file
+    when it is named like an image, there is one input file, and no folder of that name.
+
+    Raises:
+        ValueError: an input that does not exist or holds no image, two results of one name, or a
+            result that would replace its source.
+    """
+    if _is_file_name(out):
+        return [_single(inputs, out)]
+    found: dict[Path, Path] = {}
+    for text in inputs:
+        for source, relative in _expand(text, out):
+            target = out / relative.with_name(_result_name(relative, suffix))
+            other = found.setdefault(target, source)
+            if other != source and not _same(other, source):
+                raise ValueError(
+                    f"{shown(other)} and {shown(source)} would both become {shown(target)}; enlarge them into "
+                    "folders of their own"
+                )
+    jobs = [Job(source, target, out, not overwrite) for target, source in found.items()]
+    for job in jobs:
+        _check_keeps_source(job)
+    return jobs
+
+
+def _is_file_name(out: Path) -> bool:
+    return out.suffix.lower() in _SUFFIXES and not out.is_dir()
+
+
+def _single(inputs: Sequence[str], out: Path) -> Job:
+    format_of(out)
+    sources = [pair[0] for text in inputs for pair in _expand(text, out)]
+    if len(sources) != 1 or Path(inputs[0]).is_dir():
+        raise ValueError(f"-o {shown(out)} is one image, but there are {len(sources)} to enlarge; give a folder")
+    job = Job(sources[0], out, out.parent, may_skip=False)
+    _check_keeps_source(job)
+    return job
+
+
+def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    """Images and their places below the output folder."""
+    path = Path(text)
+    if path.is_dir():
+        yield from _images_below(path, out)
+    elif path.is_file():
+        yield path, Path(path.name)
+    elif os.path.lexists(path):
+        raise ValueError(f"{shown(path)} is neither a file nor a folder")
+    elif glob.has_magic(text):
+        yield from _globbed(text, out)
+    else:
+        raise ValueError(f"there is no file or folder {shown(text)}")
+
+
+def _images_below(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
+    is_empty = True
+    skipped = out.resolve()
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(place) / f).resolve() != skipped)
+        for name in sorted(names):
+            path = Path(place) / name
+            if path.suffix.lower() in _SUFFIXES | _READ_ONLY_SUFFIXES and not name.startswith(".") and path.is_file():
+                is_empty = False
+                yield path, path.relative_to(folder)
+    if is_empty:
+        raise ValueError(f"{shown(folder)} holds no image; names ending in {', '.join(sorted(_SUFFIXES))} are read")
+
+
+def _globbed(pattern: str, out: Path) -> Iterator[tuple[Path, Path]]:
+    plain: list[str] = []
+    for part in Path(pattern).parts:
+        if glob.has_magic(part):
+            break
+        plain.append(part)
+    base = Path(*plain)
+    hits = [Path(hit) for hit in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 - pathlib's knows no root
+    files = [hit for hit in hits if hit.is_file() and not hit.resolve().is_relative_to(out.resolve())]
+    if not files:
+        raise ValueError(f"nothing is called {shown(pattern)}")
+    for file in files:
+        yield file, file.relative_to(base) if ".." not in file.relative_to(base).parts else Path(file.name)
+
+
+def _result_name(source: Path, suffix: str | None) -> str:
+    own = source.suffix.lower()
+    if suffix is None and own in _SUFFIXES:
+        return source.name
+    stem = source.stem if own in _SUFFIXES | _READ_ONLY_SUFFIXES else source.name
+    return stem + (suffix or _FALLBACK_SUFFIX)
+
+
+def _check_keeps_source(job: Job) -> None:
+    if _same(job.source, job.target):
+        raise ValueError(f"{shown(job.target)} would replace the image it is made from; choose another -o")
+
+
+def _same(a: Path, b: Path) -> bool:
+    try:
+        return a.samefile(b)
+    except OSError:
+        return False

@@ -1,0 +1,58 @@
+"""Search for scale groups, widths and intervals with Ray Tune, on a Ray cluster or on one started here.
+
+The space is a YAML overlay on the training configuration in which values may be choices; jobs/configs/search.yaml
+is one to read. A search of the same run.name goes on where it was stopped.
+
+Examples:
+    python jobs/tune.py --config jobs/configs/photos.yaml --space jobs/configs/search.yaml run.name=search
+    python jobs/tune.py --config jobs/configs/photos.yaml --space jobs/configs/ablation.yaml search.trials=6
+    RAY_ADDRESS=http://head:8265 python jobs/tune.py --space jobs/configs/search.yaml run.storage=/shared/runs
+    ray job submit --working-dir . -- python jobs/tune.py --space jobs/configs/search.yaml run.storage=/shared/runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from pipeline.errors import run_command
+from pipeline.on_ray.connect import connected
+from pipeline.on_ray.submit import exit_on_signals, follow_job, is_this_machine, local_paths
+from pipeline.search.run import run_search
+from pipeline.search.space import load_space
+
+
+def main() -> int:
+    """Check the space in all its corners, then search it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="overrides the space's file")
+    parser.add_argument("--config", type=Path, help="the training configuration that the space lies over, a YAML file")
+    parser.add_argument("--space", type=Path, required=True, help="YAML file")
+    parser.add_argument("--check", action="store_true", help="check the space, print its choices and exit")
+    args = parser.parse_args()
+    space = load_space(args.space, args.config, args.overrides)
+    if args.check:
+        print("\n".join(f"{key}: {variable}" for key, variable in space.variables.items()))
+        return 0
+    exit_on_signals()
+    address = os.environ.get("RAY_ADDRESS", "")
+    if address.startswith(("http://", "https://")):
+        here = is_this_machine(address)
+        overrides = [*args.overrides, *(local_paths(space.reference()) if here else [])]
+        files = {"--config": args.config, "--space": args.space}
+        return follow_job(ROOT, files, sys.executable if here else "python", overrides, {}, "jobs/tune.py")
+    with connected():
+        from pipeline.on_ray.tune import search_on_ray
+
+        return run_search(space, search_on_ray)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,93 @@
+"""What is wrong with a configuration, in the user's words: one line, the nearest valid key, one type of a union."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.network_kinds import is_of, without_class
+
+Schema = Callable[[], dict[str, Any]]
+
+
+def explain(error: ValidationError, classes: Mapping[str, str], schema: Schema) -> str:
+    """All faults of a configuration.
+
+    Args:
+        error: what pydantic says.
+        classes: the configuration classes of the encoder and the decoder that were asked for.
+        schema: gives the configuration's JSON schema, for the keys that would be valid.
+    """
+    found = error.errors()
+    faults = [without_class(fault) for fault in found if is_of(classes, fault["loc"])] or found
+    return "; ".join(dict.fromkeys(_explained(fault, schema) for fault in _of_one_type(faults)))
+
+
+def _of_one_type(faults: Sequence[Any]) -> list[Any]:
+    """Without the types that a value is not of, where it may be of several, and without what follows from the rest."""
+    kept = []
+    for fault in faults:
+        location = fault["loc"]
+        others = [one for one in faults if one is not fault and one["loc"][: len(_field(location))] == _field(location)]
+        if _is_branch(location) and _is_type(fault) and not all(map(_is_type, others)):
+            continue
+        if fault["type"] == "too_short" and others:
+            continue  # of its items, which were left out as faulty themselves
+        kept.append({**fault, "loc": (*location[:2], *location[3:]) if _is_branch(location) else location})
+    return kept
+
+
+def _field(location: Sequence[str | int]) -> Sequence[str | int]:
+    return location[:2] if _is_branch(location) else location
+
+
+def _is_branch(location: Sequence[str | int]) -> bool:
+    """Sections but the model's hold plain values: a name below them is that of a type of the union."""
+    return len(location) > 2 and location[0] != "model" and isinstance(location[2], str)
+
+
+def _is_type(fault: Any) -> bool:
+    return str(fault["type"]).endswith("_type")
+
+
+def _explained(fault: Any, schema: Schema) -> str:
+    where = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        allowed = {key.lower(): key for key in allowed_keys(fault["loc"][:-1], schema())}
+        close = difflib.get_close_matches(str(fault["loc"][-1]).lower(), allowed, n=1, cutoff=0.4)
+        hint = f"did you mean {'.'.join([*where.split('.')[:-1], allowed[close[0]]])!r}?" if close else ""
+        return f"unknown key {where!r}; {hint or 'allowed here: ' + ', '.join(sorted(allowed.values()))}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    given = fault.get("input")
+    shown = f", got {given!r}" if isinstance(given, str | int | float | bool | None) and "got" not in message else ""
+    return f"{where}: {message}{shown}" if where else message
+
+
+def allowed_keys(location: Sequence[str | int], schema: dict[str, Any]) -> list[str]:
+    """Valid keys of the section at ``location``, or of the nearest one above it that there is."""
+    nodes: list[dict[str, Any]] = [schema]
+    for part in location:
+        nodes = [child for node in nodes for child in _children(node, part, schema)] or nodes
+    return [key for node in nodes for key in node.get("properties", {})]
+
+
+def is_whole_number(location: Sequence[str | int], schema: dict[str, Any]) -> bool:
+    """Whether the value at ``location`` is an integer."""
+    nodes: list[dict[str, Any]] = [schema]
+    for part in location:
+        nodes = [child for node in nodes for child in _children(node, part, schema)]
+    return any(node.get("type") == "integer" for node in nodes)
+
+
+def _children(node: dict[str, Any], part: str | int, schema: dict[str, Any]) -> list[dict[str, Any]]:
+    child = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
+    found = [] if child is None else [child, *child.get("anyOf", []), *child.get("allOf", [])]
+    return [_resolve(one, schema) for one in found]
+
+
+def _resolve(node: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    reference = node.get("$ref")
+    return node if reference is None else schema["$defs"][reference.rsplit("/", 1)[-1]]

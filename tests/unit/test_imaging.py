@@ -1,0 +1,191 @@
+"""Image files to pictures and back: every mode, and what travels with the pixels."""
+
+from __future__ import annotations
+
+import io
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import ExifTags, Image, ImageCms
+
+from anysr.imaging import FORMATS, ImageError, Metadata, Picture, encode_image, read_image
+from anysr.imaging.metadata import parse_exif
+from tests.enlarging import encoded, smooth, srgb_profile
+
+TAKEN, WIDTH, HEIGHT = 0x9003, 0xA002, 0xA003
+
+
+def exif_block(orientation: int | None = None) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Model] = "camera"
+    if orientation is not None:
+        exif[ExifTags.Base.Orientation] = orientation
+    exif[ExifTags.IFD.Exif] = {TAKEN: "2020:01:02 03:04:05", WIDTH: 9, HEIGHT: 8}
+    exif[ExifTags.IFD.GPSInfo] = {1: "N", 2: (1.0, 2.0, 3.0)}
+    return exif.tobytes()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("peak", [255, 65_535])
+@pytest.mark.parametrize(("channels", "has_alpha"), [(1, False), (1, True), (3, False), (3, True), (4, False)])
+def test_round_trips(name, peak, channels, has_alpha):
+    planes = smooth(21, 34, channels + 1, peak)
+    metadata = Metadata(srgb_profile() if channels == 3 else None, exif_block(), (300.0, 150.0))
+    picture = Picture(planes[..., :-1], planes[..., -1] if has_alpha else None, metadata)
+    spec = FORMATS[name]
+    data, written = encode_image(picture, spec, 100)
+    read = read_image(data)
+
+    lossy = 6 if name == "JPEG" else 0
+    assert read.colour.dtype == written.colour.dtype
+    assert np.abs(read.colour.astype(int) - written.colour).max() <= lossy
+    assert (read.alpha is not None) == (has_alpha and spec.has_alpha)
+    if read.alpha is not None:
+        assert np.array_equal(read.alpha, written.alpha)
+    if channels in spec.channels and (peak == 255 or spec.has_16_bit) and (spec.has_alpha or not has_alpha):
+        assert written.notes == ()
+        assert np.array_equal(written.colour, picture.colour)
+    assert read.metadata.icc == written.metadata.icc
+    assert (read.metadata.icc == srgb_profile()) == (channels == 3)
+    assert read.metadata.dpi == pytest.approx((300, 150), rel=1e-4)
+    exif = parse_exif(read.metadata.exif)
+    assert exif[ExifTags.Base.Model] == "camera"
+    assert exif.get_ifd(ExifTags.IFD.Exif) == {TAKEN: "2020:01:02 03:04:05", WIDTH: 34, HEIGHT: 21}
+    assert exif.get_ifd(ExifTags.IFD.GPSInfo)[1] == "N"
+
+
+FAITHFUL = {"PNG": {}, "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+
+
+@pytest.mark.parametrize(("name", "options"), FAITHFUL.items())
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_honoured_once(name, options, orientation):
+    upright = smooth(16, 24, 3)
+    turn = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_90",
+            7: "TRANSVERSE", 8: "ROTATE_270"}.get(orientation)  # fmt: skip
+    stored = Image.fromarray(upright)
+    stored = stored if turn is None else stored.transpose(Image.Transpose[turn])
+    picture = read_image(encoded(stored, name, exif=exif_block(orientation), **options))
+    assert picture.size == (16, 24)
+    assert np.abs(picture.colour.astype(int) - upright).mean() < 2
+    assert parse_exif(picture.metadata.exif)[ExifTags.Base.Orientation] == 1
+    again = read_image(encode_image(picture, FORMATS["PNG"])[0])
+    assert np.array_equal(again.colour, picture.colour)
+
+
+def test_orientation_of_a_16_bit_tiff():
+    out, upright = io.BytesIO(), smooth(6, 9, 3, 65_535)
+    turned = np.ascontiguousarray(np.rot90(upright))
+    tifffile.imwrite(out, turned, photometric="rgb", extratags=[(274, 3, 1, 6, True)], metadata=None)
+    assert np.array_equal(read_image(out.getvalue()).colour, upright)
+
+
+def test_the_thumbnail_is_dropped():
+    exif = Image.Exif()
+    exif[ExifTags.Base.Model] = "camera"
+    thumbnail = encoded(Image.new("RGB", (160, 120), "red"), "JPEG")
+    block = exif.tobytes()
+    # IFD1 by hand: Pillow writes none. Compression, offset and length of a JPEG.
+    tiff = bytearray(block[6:])
+    offset = len(tiff)
+    count = int.from_bytes(tiff[8:10], "big")
+    tiff[10 + 12 * count : 14 + 12 * count] = offset.to_bytes(4, "big")
+    entries = [(0x103, 3, 6 << 16), (0x201, 4, offset + 42), (0x202, 4, len(thumbnail))]
+    tiff += len(entries).to_bytes(2, "big")
+    for tag, kind, value in entries:
+        tiff += tag.to_bytes(2, "big") + kind.to_bytes(2, "big") + (1).to_bytes(4, "big") + value.to_bytes(4, "big")
+    tiff += bytes(4) + thumbnail
+    data = encoded(Image.new("RGB", (8, 8)), "JPEG", exif=b"Exif\0\0" + bytes(tiff))
+    assert Image.open(io.BytesIO(data)).getexif().get_ifd(ExifTags.IFD.IFD1)
+    written = encode_image(read_image(data), FORMATS["JPEG"])[0]
+    assert written.count(b"\xff\xd8") == 1
+    assert Image.open(io.BytesIO(written)).getexif()[ExifTags.Base.Model] == "camera"
+
+
+def test_palettes():
+    colours = Image.fromarray(smooth(12, 14, 3)).quantize(16)
+    assert np.array_equal(read_image(encoded(colours, "PNG")).colour, np.asarray(colours.convert("RGB")))
+    transparent = read_image(encoded(colours, "PNG", transparency=3))
+    assert np.array_equal(transparent.alpha == 0, np.asarray(colours) == 3)
+    grey = Image.fromarray(smooth(12, 14, 1)[..., 0]).quantize(16)
+    assert read_image(encoded(grey, "PNG")).colour.shape == (12, 14, 1)
+    assert read_image(encoded(Image.new("1", (5, 4), 1), "PNG")).colour.tolist() == [[[255]] * 5] * 4
+
+
+def test_a_transparent_colour_of_16_bits():
+    colour = smooth(4, 5, 3, 65_535)
+    data, _ = encode_image(Picture(colour), FORMATS["PNG"])
+    body = b"".join(int(v).to_bytes(2, "big") for v in colour[1, 2])
+    chunk = len(body).to_bytes(4, "big") + b"tRNS" + body + zlib.crc32(b"tRNS" + body).to_bytes(4, "big")
+    alpha = read_image(data[:33] + chunk + data[33:]).alpha
+    assert (alpha == 0).sum() == 1
+    assert alpha[1, 2] == 0
+
+
+def test_tiff_as_others_write_it():
+    colour = smooth(9, 11, 3, 65_535)
+    for options in ({"planarconfig": "separate"}, {"compression": "lzw"}, {"tile": (16, 16)}, {"byteorder": ">"}):
+        out = io.BytesIO()
+        pixels = colour.transpose(2, 0, 1) if "planarconfig" in options else colour
+        tifffile.imwrite(out, np.ascontiguousarray(pixels), photometric="rgb", **options)
+        assert np.array_equal(read_image(out.getvalue()).colour, colour), options
+    out = io.BytesIO()
+    tifffile.imwrite(out, colour[..., 0], photometric="miniswhite")
+    assert np.array_equal(read_image(out.getvalue()).colour[..., 0], 65_535 - colour[..., 0])
+    out, alpha = io.BytesIO(), np.full((9, 11), 32_768, np.uint16)
+    multiplied = (colour.astype(float) * 32_768 / 65_535).round().astype(np.uint16)
+    tifffile.imwrite(out, np.dstack([multiplied, alpha]), photometric="rgb", extrasamples=["assocalpha"])
+    assert np.abs(read_image(out.getvalue()).colour.astype(int) - colour).max() <= 1
+
+
+def test_inks_become_srgb_where_a_format_holds_none():
+    inks = smooth(10, 12, 4)
+    data, written = encode_image(Picture(inks), FORMATS["PNG"])
+    assert np.array_equal(read_image(data).colour, np.asarray(Image.fromarray(inks, "CMYK").convert("RGB")))
+    assert written.notes == ("CMYK became sRGB: PNG holds no inks",)
+
+
+def test_a_profile_of_another_kind_is_left_out():
+    picture = read_image(encoded(Image.fromarray(smooth(5, 6, 1)[..., 0]), "PNG", icc_profile=srgb_profile()))
+    assert picture.metadata.icc is None
+    assert "profile" in picture.notes[0]
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    assert read_image(encoded(Image.new("RGB", (4, 4)), "PNG", icc_profile=lab)).metadata.icc is None
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty"),
+        (b"no image at all", "not an image"),
+        (encoded(Image.new("RGB", (40, 40)), "PNG")[:60], "cut short"),
+        (encoded(Image.fromarray(smooth(40, 40, 3)), "JPEG")[:700], "cut short"),
+        (encoded(Image.new("RGB", (30_000, 1_000)), "PNG", compress_level=9), "30 megapixels, more than 20"),
+        (encoded(Image.new("F", (4, 4)), "TIFF"), "32 bits"),
+        (encoded(Image.new("LAB", (4, 4)), "TIFF"), "LAB"),
+        (encoded(Image.new("RGB", (4, 4)), "GIF", save_all=True, append_images=[Image.new("RGB", (4, 4), "red")]),
+         "animated GIF"),
+        (encoded(Image.new("L", (4, 4)), "PNG", save_all=True, append_images=[Image.new("L", (4, 4), 9)]),
+         "animated PNG"),
+        (encoded(Image.new("RGB", (4, 4)), "WEBP", save_all=True, append_images=[Image.new("RGB", (4, 4), "red")]),
+         "animated WEBP"),
+        (encoded(Image.new("RGB", (4, 4)), "TIFF", save_all=True, append_images=[Image.new("RGB", (4, 4))]), "several"),
+        (encoded(Image.new("RGB", (8, 8)), "JPEG") + b"\xff\xda" * 501, "scans"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_is_refused(data, reason):
+    with pytest.raises(ImageError, match=reason):
+        read_image(data, max_megapixels=20)
+
+
+def test_sizes_that_a_format_cannot_hold():
+    wide = Picture(np.zeros((1, 16_384, 1), np.uint8))
+    with pytest.raises(ValueError, match="at most 16383"):
+        encode_image(wide, FORMATS["WEBP"])
+    with pytest.raises(ValueError, match="quality"):
+        encode_image(wide, FORMATS["JPEG"], 0)
+    assert read_image(encode_image(replace(wide, format=""), FORMATS["PNG"])[0]).size == (1, 16_384)

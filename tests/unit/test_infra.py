@@ -1,0 +1,199 @@
+"""Every file under infra/ against the published schema of what reads it, and none with a secret."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.conftest import ROOT
+
+INFRA = ROOT / "infra"
+
+
+def documents(path: str) -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((INFRA / path).read_text()))
+
+
+def filled(text: str) -> str:
+    return text.replace("ACCOUNT", "123456789012").replace("BUCKET", "a-bucket").replace("REGISTRY", "registry.example")
+
+
+@pytest.mark.parametrize("name", ["rayclusters", "rayjobs"])
+def test_kuberay(shared, name):
+    text = (shared / f"schemas/ray.io_{name}.yaml").read_text()
+    schema = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    (version,) = [one for one in schema["spec"]["versions"] if one["name"] == "v1"]
+    closed = _closed(version["schema"]["openAPIV3Schema"])
+    file = {"rayclusters": "raycluster.yaml", "rayjobs": "rayjob.yaml"}[name]
+    (document,) = documents(f"kuberay/{file}")
+    assert document["kind"] == schema["spec"]["names"]["kind"]
+    validator = jsonschema.Draft202012Validator(closed)
+    validator.validate(document)
+    document["spec"]["misspelt"] = 1
+    with pytest.raises(jsonschema.ValidationError, match="misspelt"):
+        validator.validate(document)
+
+
+def _closed(node: Any) -> Any:
+    """The schema with unknown keys refused, and numbers as text allowed where Kubernetes allows them."""
+    if isinstance(node, list):
+        return [_closed(one) for one in node]
+    if not isinstance(node, dict):
+        return node
+    made = {key: _closed(value) for key, value in node.items()}
+    if made.get("x-kubernetes-int-or-string"):
+        made.pop("type", None)
+    if isinstance(made.get("properties"), dict) and made.get("type") == "object" and "metadata" not in node:
+        made.setdefault("additionalProperties", bool(made.get("x-kubernetes-preserve-unknown-fields")))
+    if isinstance(made.get("properties"), dict):
+        metadata = made["properties"].get("metadata")
+        if isinstance(metadata, dict):
+            metadata.pop("additionalProperties", None)
+    return made
+
+
+def test_a_run_on_kubernetes_is_the_configuration_of_jobs_train():
+    """Its overrides are valid, its cluster ends, and it is the cluster of raycluster.yaml."""
+    from pipeline.config import load_config
+
+    (job,), (cluster,) = documents("kuberay/rayjob.yaml"), documents("kuberay/raycluster.yaml")
+    spec = job["spec"]
+    assert spec["rayClusterSpec"] == cluster["spec"]
+    assert spec["shutdownAfterJobFinishes"]
+    assert spec["ttlSecondsAfterFinished"] < spec["activeDeadlineSeconds"]
+    _, script, *arguments = shlex.split(filled(spec["entrypoint"]))
+    assert (ROOT / script).is_file()
+    config = load_config(ROOT / arguments[1], arguments[2:])
+    groups = cluster["spec"]["workerGroupSpecs"]
+    assert config.ray.most_workers <= sum(group["maxReplicas"] for group in groups)
+    assert config.ray.cpus_per_worker <= int(
+        groups[0]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"]
+    )
+    assert cluster["spec"]["rayVersion"] in (ROOT / "constraints.txt").read_text()
+
+
+@pytest.mark.parametrize("file", ["kuberay/access.yaml", "mlflow/kubernetes.yaml"])
+def test_kubernetes(file):
+    import kubernetes_validate
+
+    for document in documents(file):
+        kubernetes_validate.validate(document, "1.34", strict=True)
+
+
+def test_pods_are_valid_too():
+    """KubeRay's schema holds only a part of what a pod may be."""
+    import kubernetes_validate
+
+    (cluster,) = documents("kuberay/raycluster.yaml")
+    groups = [cluster["spec"]["headGroupSpec"], *cluster["spec"]["workerGroupSpecs"]]
+    for group in groups:
+        pod = {"apiVersion": "v1", "kind": "Pod", **group["template"]}
+        pod["metadata"] = {"name": "x", **pod["metadata"]}
+        kubernetes_validate.validate(pod, "1.34", strict=True)
+        (memory,) = [one["emptyDir"] for one in pod["spec"]["volumes"] if one["name"] == "shared-memory"]
+        assert memory["medium"] == "Memory"
+
+
+def test_cluster_launcher():
+    from botocore.session import get_session
+    from botocore.validate import validate_parameters
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    config = yaml.safe_load(filled((INFRA / "aws/cluster.yaml").read_text()))
+    schema = json.loads(files("ray.autoscaler").joinpath("ray-schema.json").read_text())
+    jsonschema.validate(config, schema)
+    validate_config(prepare_config(config))
+    shape = get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
+    for node in config["available_node_types"].values():
+        validate_parameters({"MinCount": 1, "MaxCount": 1, **node["node_config"]}, shape)
+    for start in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
+        assert "RAY_AUTH_MODE=token" in start[-1]
+    assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
+
+
+@pytest.mark.parametrize("file", sorted(path.name for path in (INFRA / "aws").glob("*-policy.json")))
+def test_iam_policies(file):
+    """By a linter that knows every action, resource and condition key; stars stand where IAM takes nothing else."""
+    from parliament import analyze_policy_string
+
+    text = filled((INFRA / "aws" / file).read_text())
+    # A start of instances needs its seven kinds of resources allowed, and here by two statements together.
+    found = [f"{one.issue} {one.detail}" for one in analyze_policy_string(text).findings]
+    assert [one for one in found if not (one.startswith("RESOURCE_MISMATCH") and "ec2:RunInstances" in one)] == []
+    for statement in json.loads(text)["Statement"]:
+        actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+        assert not any("*" in action for action in actions)
+        if statement["Resource"] == "*":
+            assert all(re.match(r"ec2:Describe|ecr:GetAuthorizationToken", action) for action in actions)
+
+
+def test_policies_belong_to_the_files():
+    """The head may start just the types that the cluster has, and nodes read just the token that they ask for."""
+    policy = json.loads((INFRA / "aws/head-policy.json").read_text())
+    (start,) = [one for one in policy["Statement"] if one["Sid"] == "StartNodesOfTwoTypes"]
+    cluster = yaml.safe_load((INFRA / "aws/cluster.yaml").read_text())
+    types = {node["node_config"]["InstanceType"] for node in cluster["available_node_types"].values()}
+    kinds = {"instance", "image", "key-pair", "network-interface", "security-group", "subnet", "volume"}
+    allowed = [one["Resource"] for one in policy["Statement"] if one["Action"] == "ec2:RunInstances"]
+    assert {arn.rpartition(":")[2] for arn in [allowed[0], *allowed[1]]} == {f"{kind}/*" for kind in kinds}
+    assert types == set(start["Condition"]["StringEquals"]["ec2:InstanceType"])
+    assert cluster["cluster_name"] == start["Condition"]["StringEquals"]["aws:RequestTag/ray-cluster-name"]
+    assert "anysr/ray-token" in (INFRA / "aws/node-policy.json").read_text()
+
+
+def test_compose():
+    schema = json.loads(files("check_jsonschema").joinpath("builtin_schemas/vendor/compose-spec.json").read_text())
+    (document,) = documents("mlflow/compose.yaml")
+    jsonschema.validate(document, schema)
+    assert all(port.startswith("127.0.0.1:") for port in document["services"]["mlflow"]["ports"])
+    assert "ports" not in document["services"]["postgres"]
+
+
+@pytest.mark.parametrize("file", ["image/Dockerfile", "mlflow/Dockerfile"])
+def test_container_files(file):
+    """Known instructions; what is copied exists; the last user is not root."""
+    from dockerfile_parse import DockerfileParser
+    from dockerfile_parse.constants import COMMENT_INSTRUCTION
+
+    parser = DockerfileParser(path=str(INFRA / file), cache_content=True)
+    steps = [step for step in parser.structure if step["instruction"] != COMMENT_INSTRUCTION]
+    known = {"FROM", "RUN", "WORKDIR", "COPY", "USER", "ENV", "VOLUME", "EXPOSE", "ENTRYPOINT"}
+    assert {step["instruction"] for step in steps} <= known
+    for step in steps:
+        if step["instruction"] == "COPY":
+            *sources, _ = [word for word in step["value"].split() if not word.startswith("--")]
+            assert all((ROOT / source).exists() for source in sources)
+    users = [step["value"] for step in steps if step["instruction"] == "USER"]
+    assert users[-1] not in ("root", "0")
+
+
+@pytest.mark.parametrize("script", sorted(str(path.relative_to(INFRA)) for path in INFRA.rglob("*.sh")))
+def test_scripts(script):
+    subprocess.run(["bash", "-n", str(INFRA / script)], check=True)
+    assert (INFRA / script).stat().st_mode & 0o111
+
+
+_SECRET = re.compile(r"AKIA[0-9A-Z]{16}|-----BEGIN|(?i:password|secret|token)\w*\s*[:=]\s*[\"']?[A-Za-z0-9+]{16,}")
+
+
+def test_no_secret_in_a_file():
+    for path in INFRA.rglob("*"):
+        if path.is_file():
+            assert not _SECRET.search(path.read_text()), path
+    assert _SECRET.search("MLFLOW_TRACKING_PASSWORD=abcdefgh12345678")
+
+
+def test_every_file_is_checked():
+    checked = Path(__file__).read_text()
+    for path in INFRA.rglob("*"):
+        if path.is_file() and path.suffix not in (".md", ".sh", ".dockerignore"):
+            assert path.name in checked or path.name.endswith("-policy.json"), path

@@ -1,0 +1,93 @@
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.registry.decision import Comparison, Difference, objections, scales_inside, shared_groups
+from pipeline.registry.promotion import Change, champions
+from pipeline.registry.resolve import resolve_model
+
+LOW, HIGH = (1.0, 2.0), (2.0, 4.0)
+
+
+def comparison(gains, macs=(1e9, 1e9)):
+    found = [
+        Difference(suite, group, scale, 30.0, 30.0 + gain)
+        for (suite, group, scale), gain in gains.items()
+    ]  # fmt: skip
+    return Comparison(tuple(found), *macs, "liif")
+
+
+EQUAL = {("Set5", LOW, "1.5"): 0.0, ("Set5", HIGH, "2.5"): 0.0, ("Set5", HIGH, "3.5"): 0.0, ("Set14", LOW, "1.5"): 0.0}
+
+
+def test_a_network_that_is_no_worse_and_no_dearer_has_no_objection():
+    assert objections(comparison(EQUAL), 0.0) == []
+    assert objections(comparison({**EQUAL, ("Set5", HIGH, "2.5"): -0.05}), 0.05) == []
+
+
+def test_worse_at_one_scale_of_one_group_of_one_suite_is_refused_and_named():
+    gains = dict.fromkeys(EQUAL, 1.0) | {("Set14", LOW, "1.5"): -0.06}
+    (reason,) = objections(comparison(gains), 0.05)
+    assert reason == "Set14, scale group x1-2: -0.060 dB at x1.5 (30.000 -> 29.940 dB, margin 0.05 dB)"
+
+
+def test_a_gain_elsewhere_in_the_group_does_not_make_up_for_a_loss():
+    gains = {**EQUAL, ("Set5", HIGH, "2.5"): 3.0, ("Set5", HIGH, "3.5"): -0.1}
+    (reason,) = objections(comparison(gains), 0.05)
+    assert "x3.5" in reason
+    assert "x2-4" in reason
+
+
+def test_every_group_that_is_worse_is_named_once_by_its_worst_scale():
+    gains = {**EQUAL, ("Set5", HIGH, "2.5"): -0.2, ("Set5", HIGH, "3.5"): -0.3, ("Set5", LOW, "1.5"): -0.1}
+    reasons = objections(comparison(gains), 0.05)
+    assert len(reasons) == 2
+    assert "-0.300 dB at x3.5" in "; ".join(reasons)
+
+
+def test_a_dearer_network_is_refused_unless_the_margin_allows_it():
+    (reason,) = objections(comparison(EQUAL, (1e9, 1.01e9)), 0.05)
+    assert "1.01 G" in reason
+    assert objections(comparison(EQUAL, (1e9, 1.01e9)), 0.05, cost_margin=0.02) == []
+    assert objections(comparison(EQUAL, (1e9, 0.5e9)), 0.05) == []
+
+
+def test_groups_of_two_networks_are_cut_at_the_edges_of_both():
+    assert shared_groups([1, 1.75, 4], [1, 2.5, 4]) == [(1, 1.75), (1.75, 2.5), (2.5, 4)]
+    assert shared_groups([1, 4], [1, 4]) == [(1, 4)]
+    assert shared_groups([1, 2, 4], [1, 2, 8]) == [(1, 2), (2, 4), (4, 8)]
+    inside = scales_inside((1.0, 1.75))
+    assert len(inside) == 3
+    assert all(1 < scale < 1.75 for scale in inside)
+
+
+@pytest.mark.parametrize(
+    ("actions", "present", "expected"),
+    [
+        ([], None, []),
+        ([], 4, [4]),
+        ([("promote", 1), ("promote", 3)], 3, [1, 3]),
+        ([("promote", 1), ("promote", 3), ("rollback", 1)], 1, [1]),
+        ([("promote", 1), ("promote", 3), ("promote", 5), ("rollback", 3), ("rollback", 1)], 1, [1]),
+        ([("promote", 1), ("promote", 3), ("rollback", 1), ("promote", 4)], 4, [1, 4]),
+        ([("promote", 1), ("promote", 3)], 7, [1, 3, 7]),  # moved by hand
+    ],
+)
+def test_rolling_back_leads_through_the_champions_before(actions, present, expected):
+    assert champions([Change(action, version, 0, "me") for action, version in actions], present) == expected
+
+
+@pytest.mark.parametrize(
+    "uri", ["models:/anysr", "models:/anysr/x", "models:/@champion", "models:/a/b/1", "models:/a@"]
+)
+def test_uris_that_name_no_version_are_refused(uri):
+    with pytest.raises(UserError, match="models:/NAME@ALIAS"):
+        resolve_model(uri)
+
+
+def test_a_path_is_a_model_uri_and_a_missing_database_is_not_made(tmp_path, monkeypatch):
+    (tmp_path / "m.safetensors").write_bytes(b"x")
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("m.safetensors").name == "m.safetensors"
+    with pytest.raises(UserError, match="no MLflow database"):
+        resolve_model("models:/anysr/1")
+    assert not (tmp_path / "mlflow.db").exists()

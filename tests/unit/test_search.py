@@ -1,0 +1,283 @@
+from dataclasses import replace
+
+import pytest
+import yaml
+
+import anysr
+from anysr.cost import cost, mean_macs
+from pipeline.config import load_config
+from pipeline.errors import UserError
+from pipeline.search.ablation import ablation_rows
+from pipeline.search.objectives import Objectives, pareto_front, step_macs, steps_for
+from pipeline.search.partition import group_weights, growing_widths, scale_groups
+from pipeline.search.proposals import open_proposals
+from pipeline.search.run import run_search
+from pipeline.search.space import load_space
+from tests.conftest import ROOT
+
+BASE = ROOT / "jobs/configs/photos.yaml"
+SPACE = ROOT / "jobs/configs/search.yaml"
+TINY = """
+search: {trials: 6, reports: 2, seed: 3}
+model:
+  encoder: {num_blocks: 1, channels: 16}
+  decoder: {hidden: 16, num_layers: 2}
+  width_multiple: 1
+  interweave: {interval: {choose: [4, 8, null]}}
+  subnets: {groups: {choose: [2, 3]}, edges: {between: [0.8, 1.25]}, encoder_width: {between: [0.25, 0.5]}}
+data: {lr_crop_px: 12, queries_per_crop: 64}
+train: {steps: 20, batch_size: 2}
+validation: {scales: [2, 4], crop_px: 48}
+ray: {num_workers: 1}
+tracking: {backend: jsonl}
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    (tmp_path / "space.yaml").write_text(TINY)
+
+    def load(*overrides):
+        return load_space(tmp_path / "space.yaml", BASE, [f"run.storage={tmp_path}/runs", "run.name=s", *overrides])
+
+    return load
+
+
+class TestSpace:
+    def test_the_shipped_spaces_are_valid_in_all_corners(self):
+        for file in (SPACE, ROOT / "jobs/configs/ablation.yaml"):
+            assert len(load_space(file, BASE).corner_configs) > 10
+
+    def test_the_reference_is_the_base_configuration_under_the_overlay(self):
+        reference = load_space(SPACE, BASE).reference()
+        plain = load_config(BASE)
+        assert reference.model.subnets == plain.model.subnets
+        assert reference.model.encoder == replace(plain.model.encoder, num_blocks=4)
+        assert reference.train.steps == yaml.safe_load(SPACE.read_text())["train"]["steps"]
+
+    def test_choices_become_a_configuration(self):
+        space = load_space(SPACE, BASE)
+        config = space.config(
+            {"model.interweave.interval": None, "model.subnets.groups": 3, "model.subnets.encoder_width": 0.25}
+        )
+        assert config.model.interweave is None
+        assert [group.scales for group in config.model.subnets] == [(1, 2), (2, 3), (3, 4)]
+        assert [group.encoder_width for group in config.model.subnets] == [0.25, 0.75, 1.0]
+
+    def test_any_value_may_be_a_choice(self):
+        space = load_space(
+            SPACE, BASE,
+            ["train.learning_rate={between: [1e-4, 1e-2], log: true}", "sampling.widths={choose: [one, pair]}",
+             "sampling.full_width_probability=0", "model.interweave.parity_sign={choose: [true, false]}",
+             "sampling.group_weights.last_over_first={between: [0.5, 2]}"],
+        )  # fmt: skip
+        config = space.config({"train.learning_rate": 3e-3, "sampling.group_weights.last_over_first": 2.0})
+        assert config.train.learning_rate == 3e-3
+        assert config.sampling.group_weights == (1, 1.2599, 1.5874, 2)
+        assert {"sampling.widths", "model.interweave.parity_sign"} <= space.variables.keys()
+
+    @pytest.mark.parametrize(
+        ("override", "message"),
+        [
+            ("search.trails=3", "did you mean 'trials'"),
+            ("search.sampler=tpa", "should be 'tpe', 'nsga2'"),
+            ("search.halving.frist=1", "did you mean 'first'"),
+            ("train.lerning_rate={choose: [1, 2]}", "did you mean 'train.learning_rate'"),
+            ("train.learning_rate={chose: [1, 2]}", "did you mean 'choose'"),
+            ("model.subnets.group=3", "did you mean 'groups'"),
+            ("model.subnets.encoder_width={betwen: [0.1, 1]}", "did you mean 'between'"),
+            ("trian.batch_size={choose: [4]}", "did you mean 'train'"),
+            ("train.learning_rate={between: [2, 1]}", "low < high"),
+            ("train.batch_size={between: [4, 8.5]}", "whole number"),
+            ("train.learning_rate={choose: [1e-3, 1e-3]}", "each value once"),
+            ("train.steps={choose: [10, 20]}", "cannot be searched"),
+            ("train={choose: [3]}", "whole section"),
+            ("model.interweave.interval={choose: [0, 4]}", "model.interweave.interval=0"),
+            ("model.subnets.groups={choose: [2, 40]}", "model.subnets.groups=40"),
+            ("model.subnets.decoder_width={between: [0.5, 1.0]}", "widths must grow"),
+            ("model.subnets.edges=[1, 2]", "2 groups need 1"),
+            ("train.batch_size={choose: [4, 7.5]}", "train.batch_size=7.5"),
+        ],
+    )
+    def test_a_mistyped_space_is_refused_in_one_line(self, override, message):
+        with pytest.raises((UserError, ValueError)) as caught:
+            load_space(SPACE, BASE, [override])
+        assert message in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_a_space_without_choices_is_refused(self, tmp_path):
+        (tmp_path / "none.yaml").write_text("train: {steps: 5}\n")
+        with pytest.raises(UserError, match="holds no choice"):
+            load_space(tmp_path / "none.yaml", BASE)
+
+
+class TestPartition:
+    def test_an_even_partition_with_widths_that_grow_evenly(self):
+        model = load_config(BASE, ["model.width_multiple=8"]).model.to_dict()
+        groups = scale_groups({"groups": 4, "encoder_width": 0.25, "decoder_width": 0.5}, model)
+        assert [group["scales"] for group in groups] == [[1, 1.75], [1.75, 2.5], [2.5, 3.25], [3.25, 4]]
+        assert [group["encoder_width"] for group in groups] == [0.25, 0.5, 0.75, 1]
+        assert [group["decoder_width"] for group in groups] == [0.5, 0.625, 0.875, 1]
+
+    def test_a_bend_makes_the_first_groups_smaller(self):
+        groups = scale_groups({"groups": 2, "edges": 2.0}, load_config(BASE).model.to_dict())
+        assert groups[0]["scales"] == [1, 1.75]
+
+    @pytest.mark.parametrize("multiple", [1, 8])
+    @pytest.mark.parametrize("count", [2, 3, 4, 5, 6])
+    def test_widths_grow_wherever_there_is_room(self, count, multiple):
+        for narrowest in (0.1, 0.25, 0.3, 0.5):
+            widths = growing_widths(narrowest, count, 64, multiple)
+            channels = [anysr.slimmable.channels_at(width, 64, multiple) for width in widths]
+            if 64 / multiple * (1 - narrowest) >= count:
+                assert channels == sorted({*channels})
+            assert channels[-1] == 64
+
+    def test_weights_change_by_the_same_factor(self):
+        assert group_weights({"last_over_first": 4}, 3) == [1, 2, 4]
+
+
+class TestObjectives:
+    def test_the_front_leaves_out_what_is_dominated(self):
+        pairs = [(30, 2e9), (31, 3e9), (29, 3e9), (30, 2e9), (31, 4e9), (28, 1e9)]
+        points = [Objectives(psnr, macs) for psnr, macs in pairs]
+        assert pareto_front(points) == [5, 0, 1]
+
+    def test_the_score_charges_each_doubling(self):
+        assert Objectives(30, 4e9).score(0.25) == 29.5
+        assert Objectives(30, 0.5e9).score(0.25) == 30.25
+
+    def test_mean_multiply_adds_are_those_of_each_scale_through_its_own_subnet(self):
+        model = anysr.build(load_config(BASE).model)
+        steps = [1 + 3 * (i + 0.5) / 60 for i in range(60)]
+        summed = sum(cost(model, (256, 256), scale).macs for scale in steps) / 60
+        assert mean_macs(model) == pytest.approx(summed, rel=5e-3)
+        plain = anysr.build(replace(model.config, subnets=(anysr.config.SubnetConfig((1.0, 4.0)),)))
+        assert mean_macs(plain) > 1.1 * mean_macs(model)
+
+    def test_trials_of_the_same_compute_differ_in_steps(self):
+        space = load_space(SPACE, BASE)
+        budget = step_macs(space.reference()) * 1000
+        widths = ("model.subnets.encoder_width", "model.subnets.decoder_width")
+        wide, narrow = (space.config({"model.subnets.groups": 3, **dict.fromkeys(widths, w)}) for w in (0.625, 0.25))
+        assert steps_for(narrow, budget) > steps_for(wide, budget)
+        for config in (wide, narrow):
+            assert steps_for(config, budget) * step_macs(config) == pytest.approx(budget, rel=1e-3)
+
+
+class TestProposals:
+    def test_one_change_at_a_time(self):
+        listed = open_proposals(load_space(ROOT / "jobs/configs/ablation.yaml", BASE)).listed
+        assert listed[0] == {}
+        assert [next(iter(one.values())) for one in listed[1:]] == [4, 8, 32, 64, None, 2, 3, 5, 6]
+
+    def test_a_grid_needs_steps(self, tiny):
+        with pytest.raises(UserError, match=r"give model\.subnets\.edges a step"):
+            open_proposals(tiny("search.sampler=grid"))
+        steps = ("model.subnets.edges=1", "model.subnets.encoder_width={between: [0.25, 0.5], step: 0.25}")
+        assert len(open_proposals(tiny("search.sampler=grid", *steps)).listed) == 3 * 2 * 2
+
+
+class Machine:
+    """Runs trials in this process: every score is a formula of the configuration. Stops where it is told."""
+
+    def __init__(self, reports=10**6, stopping=()):
+        self.left, self.stopping, self.ran = reports, stopping, []
+
+    def __call__(self, search):
+        while (assignment := search.next()) is not None:
+            trial = assignment.trial
+            self.ran.append((trial.number, trial.chosen))
+            every = assignment.config.validation.every
+            for step in (*range(every, trial.steps, every), trial.steps):
+                if self.left == 0:
+                    raise KeyboardInterrupt
+                self.left -= 1
+                psnr = 28 + 4 * (1 - 2 ** (-trial.macs / 1e10)) + step / 100
+                search.report(trial.number, step, {"2": psnr, "4": psnr - 4})
+                if trial.number in self.stopping:
+                    break
+            search.ended(trial.number)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
+def test_a_killed_search_goes_on_as_if_nothing_had_happened(tiny, tmp_path, sampler):
+    whole = Machine(stopping={1})
+    assert run_search(tiny(f"search.sampler={sampler}", "run.name=whole"), whole) == 0
+    killed = Machine(reports=5, stopping={1})
+    with pytest.raises(KeyboardInterrupt):
+        run_search(tiny(f"search.sampler={sampler}"), killed)
+    again = Machine(stopping={1})
+    assert run_search(tiny(f"search.sampler={sampler}"), again) == 0
+    assert [number for number, _ in killed.ran] == [0, 1, 2, 3]
+    assert [number for number, _ in again.ran] == [3, 4, 5]
+    assert killed.ran[:3] + again.ran == whole.ran
+    for name in ("front.csv", "trials.csv", "importance.csv", "ablation.md"):
+        written = [(tmp_path / "runs" / run / name).read_text() for run in ("whole", "s")]
+        assert written[0] == written[1].replace("s-0", "whole-0"), name
+    third = Machine()
+    assert run_search(tiny(f"search.sampler={sampler}"), third) == 0
+    assert third.ran == []
+
+
+def test_what_a_search_leaves(tiny, tmp_path, capsys):
+    assert run_search(tiny(), Machine(stopping={1})) == 0
+    folder = tmp_path / "runs/s"
+    assert (folder / "front.png").read_bytes().startswith(b"\x89PNG")
+    trials = (folder / "trials.csv").read_text().splitlines()
+    assert len(trials) == 7
+    assert "stopped" in trials[2]
+    best = load_config(folder / "best.yaml", [f"run.storage={tmp_path}"])
+    assert best.run.name is None
+    assert best.validation.every == load_config(BASE).validation.every
+    printed = capsys.readouterr().out
+    for words in (
+        "Pareto front",
+        "ETA",
+        "5 finished, 1 stopped",
+        "importance of model.interweave.interval",
+        "best.yaml",
+    ):
+        assert words in printed
+
+
+def test_another_space_is_refused_and_more_trials_are_welcome(tiny):
+    run_search(tiny(), Machine())
+    with pytest.raises(UserError, match=r"choices\.model\.interweave\.interval"):
+        run_search(tiny("model.interweave.interval={choose: [4, 8]}"), Machine())
+    more = Machine()
+    run_search(tiny("search.trials=7"), more)
+    assert [number for number, _ in more.ran] == [6]
+
+
+def test_failed_trials_are_tried_again(tiny, tmp_path):
+    def failing(search):
+        while (assignment := search.next()) is not None:
+            search.ended(assignment.trial.number, "no room on the cluster")
+
+    with pytest.raises(UserError, match="no trial has finished"):
+        run_search(tiny(), failing)
+    again = Machine()
+    assert run_search(tiny(), again) == 0
+    assert [number for number, _ in again.ran] == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_search_without_a_finished_trial_says_so(tiny):
+    with pytest.raises(UserError, match="no trial has finished"):
+        run_search(tiny("search.trials=1"), Machine(stopping={0}))
+
+
+def test_the_ablation_table_compares_single_changes(tiny, tmp_path):
+    once = ("search.sampler=one_at_a_time", "model.subnets.edges=1", "model.subnets.encoder_width=0.25",
+            "model.interweave.interval={choose: [4, 8, null], base: 8}",
+            "model.subnets.groups={choose: [2, 3], base: 3}")  # fmt: skip
+    run_search(tiny(*once), Machine())
+    rows = (tmp_path / "runs/s/ablation.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in row.split("|")[1:4]] for row in rows[2:7]]
+    interval, groups = "model.interweave.interval", "model.subnets.groups"
+    expected = [(interval, "4"), (interval, "8"), (interval, "none"), (groups, "2"), (groups, "3")]
+    assert cells == [[choice, value, "1"] for choice, value in expected]
+
+
+def test_rows_of_nothing_are_none(tiny):
+    assert ablation_rows(tiny(), []) == []
