@@ -141,9 +141,7 @@ def subnet_table(card: Card) -> str:
         macs = [anysr.cost(card.model, COST_SIZE, scale, int(name)).macs / 1e9 for name in names]
         cells = [f"{value:.2f} ({cost:.0f} G)" for value, cost in zip(values, macs, strict=True)]
         lines.append(f"| ×{scale:g} | {' | '.join(cells)} |")
-    return f"Every subnet at every scale, {suite}: what a budget below the scale's own costs.\n\n" + "\n".join(
-        lines
-    )
+    return f"Every subnet at every scale, {suite}: what a budget below the scale's own costs.\n\n" + "\n".join(lines)
 
 
 PARTS: tuple[Callable[[Card], str], ...] = (cost_table, score_tables, boundary_table, subnet_table)
