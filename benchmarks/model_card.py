@@ -133,16 +133,15 @@ def boundary_table(card: Card) -> str:
 def subnet_table(card: Card) -> str:
     """Every subnet at every scale: what a budget below the scale's own costs."""
     names = [str(subnet.index) for subnet in card.model.subnets]
-    found = card.means(SUBNET_SUITE, SUBNET_SCALES, card.network, names)
+    suite = SUBNET_SUITE if SUBNET_SUITE in card.suites else card.suites[0]
+    found = card.means(suite, SUBNET_SCALES, card.network, names)
     lines = ["| scale | " + " | ".join(f"subnet {name}" for name in names) + " |", "|--:|" + "--:|" * len(names)]
     for scale in map(float, SUBNET_SCALES):
-        values = [found[SUBNET_SUITE, card.network.name, scale, name] for name in names]
+        values = [found[suite, card.network.name, scale, name] for name in names]
         macs = [anysr.cost(card.model, COST_SIZE, scale, int(name)).macs / 1e9 for name in names]
         cells = [f"{value:.2f} ({cost:.0f} G)" for value, cost in zip(values, macs, strict=True)]
         lines.append(f"| ×{scale:g} | {' | '.join(cells)} |")
-    return f"Every subnet at every scale, {SUBNET_SUITE}: what a budget below the scale's own costs.\n\n" + "\n".join(
-        lines
-    )
+    return f"Every subnet at every scale, {suite}: what a budget below the scale's own costs.\n\n" + "\n".join(lines)
 
 
 PARTS: tuple[Callable[[Card], str], ...] = (cost_table, score_tables, boundary_table, subnet_table)
