@@ -211,4 +211,7 @@ def _own_errors() -> Iterator[None]:
         inner: BaseException | None = error
         while inner is not None and not isinstance(inner, UserError):
             inner = inner.__cause__ or inner.__context__
-        raise inner or error from None
+        if inner is not None:
+            raise inner from None
+        why = f"Ray Tune gave up ({one_line(error)[:500]})"
+        raise UserError(f"{why}; go on with the same command and the same run.name") from error
