@@ -49,6 +49,7 @@ class Card:
     network: Upscaler
     model: AnySR
     bench: Path
+    suites: tuple[str, ...]
     store: RowStore
 
     def means(self, suite: str, scales: Sequence[str], upscaler: Upscaler, subnets: Sequence[str]) -> Means:
@@ -69,6 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help=f"of the box ({', '.join(anysr.list_pretrained())}) or a model file")
     parser.add_argument("--bench", type=Path, required=True, help=f"folder with {', '.join(SUITES)}")
+    parser.add_argument("--suites", nargs="+", default=list(SUITES), choices=SUITES)
     parser.add_argument("--out", type=Path, default=Path("evaluation/cards"))
     parser.add_argument("--card", type=Path, help="Markdown file to fill; else docs/models/NAME.md")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -76,7 +78,9 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     file = Path(args.name) if Path(args.name).is_file() else pretrained_file(args.name)
     with open_rows(args.out) as store:
-        card = Card(open_upscaler(f"{file.stem}={file}", "pil"), anysr.load(file), args.bench, store)
+        card = Card(
+            open_upscaler(f"{file.stem}={file}", "pil"), anysr.load(file), args.bench, tuple(args.suites), store
+        )
         text = "\n\n".join(part(card) for part in PARTS)
     target = args.card or Path("docs/models") / f"{file.stem}.md"
     _fill(target, text)
@@ -99,7 +103,7 @@ def score_tables(card: Card) -> str:
     """Own subnet, full network and bicubic, per suite and scale."""
     bicubic = open_upscaler("bicubic", "pil")
     lines = ["| suite | scale | bicubic | own subnet | full network | own − full |", "|---|--:|--:|--:|--:|--:|"]
-    for suite, scales in SUITES.items():
+    for suite, scales in ((name, SUITES[name]) for name in card.suites):
         ours = card.means(suite, scales, card.network, ("auto", "full"))
         plain = card.means(suite, [s for s in scales if s != "1"], bicubic, ("full",))
         for scale in map(float, scales):
@@ -115,7 +119,7 @@ def boundary_table(card: Card) -> str:
     """The two subnets that meet at each boundary, at that very scale."""
     subnets = card.model.subnets
     lines = ["| suite | boundary | subnet below | subnet above | step |", "|---|--:|--:|--:|--:|"]
-    for suite in BOUNDARY_SUITES:
+    for suite in (name for name in BOUNDARY_SUITES if name in card.suites):
         for below, above in itertools.pairwise(subnets):
             edge = above.scales[0]
             found = card.means(suite, [f"{edge:g}"], card.network, (str(below.index), str(above.index)))

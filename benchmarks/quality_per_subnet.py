@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import math
 import sys
 from dataclasses import asdict, dataclass, fields
@@ -62,7 +63,7 @@ def main() -> int:
         )
     if args.csv:
         write_csv(args.csv, rows, opened, args.hr.name, args.scale)
-    falls = [b.psnr_y - a.psnr_y for a, b in zip(rows, rows[1:], strict=False)]
+    falls = [b.psnr_y - a.psnr_y for a, b in itertools.pairwise(rows)]
     if min(falls, default=0) < -_TOLERANCE_DB:
         print("a wider subnet is worse than a narrower one", file=sys.stderr)
         return 1

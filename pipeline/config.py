@@ -214,6 +214,14 @@ class ValidationConfig(Section):
     protocol: Literal["liif", "liif-div2k", "anysr", "arbsr", "basicsr"] = "liif"
     """How they are scored, as in jobs/evaluate.py."""
 
+    @field_validator("scales")
+    @classmethod
+    def _told_apart(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        names = [f"x{scale:g}" for scale in value]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{', '.join(twice)} stands twice; metrics are named by the scale, so give each once")
+        return value
+
 
 class RunConfig(Section):
     """Name and place of the run."""

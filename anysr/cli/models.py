@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
 
+import torch
+
 import anysr
 from anysr.cli import one_line, shown
+from anysr.model import SubnetChoice
 from anysr.serialization import pretrained_file
 
 # What turns models:/... or s3://... into a local file lies outside this package, under the scheme's
@@ -70,6 +73,31 @@ def find_model(text: str | None) -> Path:
         return _fetched(text, scheme[1].lower())
     in_the_box = ", ".join(anysr.list_pretrained())
     raise ValueError(f"no model file at {shown(text)}" + (f"; in the box: {in_the_box}" if in_the_box else ""))
+
+
+def open_device(text: str | None) -> torch.device:
+    """The named device; by default the first CUDA device, else the CPU.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    name = text or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        reason = one_line(error).split(". ")[0][:150]
+        raise ValueError(f"--device {name} cannot be used here ({reason}); cpu always can") from None
+    return device
+
+
+def parse_subnet(text: str) -> SubnetChoice:
+    """``auto``, ``full`` or an index."""
+    if text in ("auto", "full"):
+        return "full" if text == "full" else "auto"
+    if not text.isdecimal():
+        raise ValueError(f"a subnet is auto, full, or an index that anysr info lists, got {text!r}")
+    return int(text)
 
 
 def _default() -> Path:

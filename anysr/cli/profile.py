@@ -18,11 +18,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from anysr.amounts import parse_seconds, show_seconds
 from anysr.cli import shown
-from anysr.cli.models import MODEL_HELP, open_model
+from anysr.cli.models import MODEL_HELP, open_device, open_model
 from anysr.cli.timing import keep
 from anysr.upscaling import Upscaler
 from anysr.upscaling.measure import SCALES, SIZES_PX, Sweep, cached_profile, measure
@@ -47,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     if min(args.sizes) < 8 or min(args.scales) < 1 or len(set(args.sizes)) < 2 or len(set(args.scales)) < 2:
         raise ValueError("a profile needs at least two sizes of at least 8 pixels and two scales of at least 1")
     opened = open_model(args.model)
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = open_device(args.device)
     sweep = Sweep(tuple(args.sizes), tuple(args.scales), parse_seconds(args.max_run))
     profile = measure(Upscaler(opened.model, device), opened.digest, args.precision, sweep, _tell)
     path = args.out or cached_profile(opened.digest, device)

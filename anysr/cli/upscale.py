@@ -30,23 +30,17 @@ import json
 import sys
 from pathlib import Path
 
-import torch
-
 from anysr.amounts import parse_bytes, parse_macs, parse_seconds, show_macs, show_seconds
 from anysr.cli import one_line, shown
 from anysr.cli.inputs import Job, collect_jobs
-from anysr.cli.models import MODEL_HELP, open_model
+from anysr.cli.models import MODEL_HELP, open_device, open_model, parse_subnet
 from anysr.cli.progress import Progress
 from anysr.cli.timing import profile_for
-from anysr.imaging import FORMATS, MAX_MEGAPIXELS, complete_size, read_image, upright_size, write_image
-from anysr.imaging.guard import time_limit
-from anysr.imaging.write import format_of
-from anysr.model import SubnetChoice
-from anysr.upscaling import Enlargement, Limits, Request, Result, Upscaler
+from anysr.files import write_whole
+from anysr.imaging import FORMATS, MAX_MEGAPIXELS, complete_size, format_of, upright_size
+from anysr.upscaling import Enlargement, FileOptions, Limits, Request, Result, Upscaler, enlarge_file
 from anysr.upscaling.plan import PRECISIONS, Tile
 from anysr.upscaling.targets import parse_scale, parse_size
-
-_DECODE_LIMIT_S = 120.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -83,15 +77,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check everything that can be checked beforehand, enlarge one image after the other, report."""
     suffix = FORMATS[args.format.upper()].suffixes[0] if args.format else None
-    request = _request(args)
+    request, options = _request(args), FileOptions(args.quality, args.max_megapixels)
     jobs = collect_jobs(args.inputs, args.out, suffix, overwrite=args.overwrite)
     opened = open_model(args.model)
     opened.model.subnet_for(request.subnet, 1.0)
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = open_device(args.device)
     profile = None
     if args.latency or args.device_profile:
         profile = profile_for(opened, device, request.precision, args.device_profile)
-    batch = Batch(Upscaler(opened.model, device, profile), request, args.quality, args.max_megapixels, args.json)
+    batch = Batch(Upscaler(opened.model, device, profile), request, options, args.json)
     print(f"model {shown(opened.name)}, {device}, {request.precision}", file=sys.stderr)
     return batch.run(jobs)
 
@@ -99,11 +93,8 @@ def run(args: argparse.Namespace) -> int:
 class Batch:
     """Many images with one request: each failure is kept for the end, the others are done."""
 
-    def __init__(
-        self, upscaler: Upscaler, request: Request, quality: int, max_megapixels: float, as_json: bool
-    ) -> None:
-        self.upscaler, self.request, self.quality = upscaler, request, quality
-        self.max_megapixels, self.as_json = max_megapixels, as_json
+    def __init__(self, upscaler: Upscaler, request: Request, options: FileOptions, as_json: bool) -> None:
+        self.upscaler, self.request, self.options, self.as_json = upscaler, request, options, as_json
         self.failures: list[tuple[Path, str]] = []
 
     def run(self, jobs: list[Job]) -> int:
@@ -134,17 +125,11 @@ class Batch:
         return wanted is not None and complete_size(job.target) == wanted
 
     def _enlarge(self, job: Job, progress: Progress) -> Result:
-        with time_limit(_DECODE_LIMIT_S, "decoding it"):
-            picture = read_image(job.source, self.max_megapixels)
-        target = self.request.enlargement.resolve(picture.size)
-        height, width = target.size
-        if height * width > self.max_megapixels * 1e6:
-            raise ValueError(f"{width} x {height} pixels are more than --max-megapixels {self.max_megapixels:g}")
-        format_of(job.target).check_size(target.size)
-        result = self.upscaler.enlarge(picture, self.request, progress.tell)
+        data, spec = job.source.read_bytes(), format_of(job.target)
+        encoded, result = enlarge_file(self.upscaler, data, self.request, spec, self.options, progress.tell)
         job.prepare_folder()
-        written = write_image(result.picture, job.target, self.quality)
-        for note in written.notes:
+        write_whole(job.target, encoded)
+        for note in result.picture.notes:
             print(f"note: {shown(job.source)}: {note}", file=sys.stderr)
         return result
 
@@ -173,10 +158,11 @@ def _describe(result: Result) -> str:
     if plan.subnet != plan.own:
         chosen += f" (the scale's own is {plan.own.index})"
     passes = f" in {plan.passes} passes" if plan.passes > 1 else ""
+    tiles = f", tiles of {result.request.tile}" if isinstance(result.request.tile, int) else ""
     predicted = f" (predicted {show_seconds(plan.seconds)})" if plan.seconds is not None else ""
     return (
         f"{w} x {h} to {width} x {height} (x{factor}), {chosen}, {show_macs(plan.macs)} multiply-adds{passes}, "
-        f"{show_macs(plan.executed_macs)} executed, {show_seconds(result.seconds)}{predicted}"
+        f"{show_macs(plan.executed_macs)} executed, {show_seconds(result.seconds)}{predicted}{tiles}"
     )
 
 
@@ -214,17 +200,7 @@ def _request(args: argparse.Namespace) -> Request:
         parse_seconds(args.latency) if args.latency else None,
         parse_bytes(args.memory) if args.memory else None,
     )
-    if not 1 <= args.quality <= 100:
-        raise ValueError(f"--quality must be from 1 to 100, got {args.quality}")
-    return Request(enlargement, limits, _subnet(args.subnet), args.precision, args.self_ensemble, _tile(args.tile))
-
-
-def _subnet(text: str) -> SubnetChoice:
-    if text in ("auto", "full"):
-        return "full" if text == "full" else "auto"
-    if not text.isdecimal():
-        raise ValueError(f"--subnet must be auto, full, or an index, got {text!r}")
-    return int(text)
+    return Request(enlargement, limits, parse_subnet(args.subnet), args.precision, args.self_ensemble, _tile(args.tile))
 
 
 def _tile(text: str) -> Tile:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anysr.decoders.corner_mlp import corner_mlp
 from anysr.decoders.grid import (
     CORNERS,
     Rows,
@@ -137,14 +138,11 @@ class Liif(nn.Module):
         xs = axis_corners(queries.coord[..., 1], cols)
         weights_22BQ = ensemble_weights(ys.rel, xs.rel)
         first_pixel_B1 = torch.arange(batch, device=table.device)[:, None] * (rows * cols)
-        # All corners as rows of one lookup: its gradient then goes over the table once.
-        index_22BQ = first_pixel_B1 + ys.index[:, None] * cols + xs.index[None]
-        rel_22BQ2 = torch.stack(torch.broadcast_tensors(ys.rel[:, None], xs.rel[None]), dim=-1).to(table.dtype)
-        hidden = torch.relu_(table.index_select(0, index_22BQ.view(-1)) + rel_22BQ2.view(-1, 2) @ rel_weight)
-        for layer in self.layers[1:-1]:
-            hidden = torch.relu_(layer(hidden, width))
-        rgb_22BQ3 = self.layers[-1](hidden).float().view(*index_22BQ.shape, 3)
-        return (rgb_22BQ3 * weights_22BQ[..., None]).sum((0, 1))
+        index_4BQ = torch.stack([first_pixel_B1 + ys.index[cy] * cols + xs.index[cx] for cy, cx in CORNERS])
+        rel_4BQ2 = torch.stack([torch.stack([ys.rel[cy], xs.rel[cx]], dim=-1) for cy, cx in CORNERS])
+        tail = [t for layer in self._layers_after_first(width) for t in layer]
+        rgb = corner_mlp(table, index_4BQ.view(-1), rel_4BQ2.view(-1, 2), rel_weight, tail)
+        return (rgb.view(4, batch, -1, 3) * weights_22BQ.flatten(0, 1)[..., None]).sum(0)
 
     def rows(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: GridQueries, width: int) -> Iterator[Rows]:
         """The answer for a grid strip by strip, without gradients.
@@ -172,9 +170,13 @@ class Liif(nn.Module):
                     rgb_3RW += bilinear_rows(image_B3hw[b, None], queries.size, strip.top, strip.bottom)[0]
                 yield Rows(b, strip.top, rgb_3RW)
 
+    def _layers_after_first(self, width: int) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each."""
+        return [prefix(layer, width, width) for layer in self.layers[1:-1]] + [prefix(self.layers[-1], width, 3)]
+
     def _tail(self, width: int, dtype: torch.dtype) -> list[FastLinear]:
         """All layers after the first, ready to be applied to many blocks."""
-        parts = [prefix(layer, width, width) for layer in self.layers[1:-1]] + [prefix(self.layers[-1], width, 3)]
+        parts = self._layers_after_first(width)
         last = len(parts) - 1
         return [FastLinear(w.to(dtype), b.to(dtype), "none" if i == last else "relu") for i, (w, b) in enumerate(parts)]
 

@@ -8,7 +8,6 @@ tile. What does not grow is an allowance: strips of the decoder, and the allocat
 from __future__ import annotations
 
 import os
-import resource
 import sys
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from anysr.upscaling.plan import Plan, Precision, Tile
 
 TILES_PX = (512, 256, 128, 64, 32)
 _SCRATCH_BYTES = 256 * 2**20
+_TYPICAL_BYTES = 512 * 2**20
 _HALO_PX = 16
 # Copies of a plane on its way to the network, and of the answer on its way into a file.
 _COPIES_IN, _COPIES_OUT = 4, 3
@@ -60,11 +60,11 @@ def fitting_tile(
 
 
 def resident_bytes() -> int:
-    """What this process holds now."""
-    if sys.platform == "linux":
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """What this process holds now; where the system does not tell simply, what Python and torch usually take."""
+    if sys.platform != "linux":
+        return _TYPICAL_BYTES
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def _encoder_values(model: AnySR, subnet: Subnet, lr_size: tuple[int, int], tile: Tile) -> int:

@@ -8,7 +8,8 @@ as the encoder works on each LR pixel, the decoder on each HR pixel, and a call 
 own. The three are fitted to the measurements by least squares of the *relative* error, so that small
 images count as much as large ones. What is promised is that time the 95th percentile of
 (measured / fitted) over all measured runs: it holds the scatter of the runs and what the form misses.
-Beyond the largest measured image the same line goes on; nothing in the networks grows faster.
+Beyond twice the largest measured image the same line goes on, with a tenth more: nothing in the
+networks grows faster, but caches stop helping.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from anysr.upscaling.plan import Precision
 
 _FORMAT = 1
 _QUANTILE = 0.95
+_FAR, _FAR_MARGIN = 2.0, 1.1
 Floats = npt.NDArray[np.float64]
 
 
@@ -74,7 +76,10 @@ class DeviceProfile:
         if (subnet, precision) not in self._fits:
             raise ValueError(f"the profile of {self.device} knows nothing of subnet {subnet} in {precision}")
         coefficients, margin = self._fits[subnet, precision]
-        return float(_terms(lr_size, size) @ coefficients) * margin
+        pixels = size[0] * size[1]
+        largest = max(m.size[0] * m.size[1] for m in self.measurements if m.subnet == subnet)
+        far = _FAR_MARGIN if pixels > _FAR * largest else 1.0
+        return float(_terms(lr_size, size) @ coefficients) * margin * far
 
     @property
     def precisions(self) -> set[Precision]:

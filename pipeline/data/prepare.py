@@ -21,7 +21,7 @@ from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import list_photos
 from pipeline.data.progress import shown_progress
 from pipeline.data.unpack import Limits, unpack
-from pipeline.errors import UserError
+from pipeline.errors import UserError, without_secrets
 from pipeline.files import held
 
 # PNG hardly compresses: what unpacks to much more is no archive of images.
@@ -65,7 +65,8 @@ def prepare(datasets: Sequence[Dataset], how: Preparation) -> None:
         missing = [dataset for dataset in datasets if not is_ready(dataset, how.root)]
         for dataset in missing:
             check_ours(how.root / dataset.folder)
-        _check_disk(missing, how)
+        if how.verified:  # nobody knows how large other archives are
+            _check_disk(missing, how)
         for archive in dict.fromkeys(dataset.archive for dataset in missing):
             _lay_out(archive, missing, how)
         for dataset in datasets:
@@ -136,7 +137,7 @@ def _archive(file: Path, remote: Remote, how: Preparation) -> dict[str, Any]:
         if digest is not None:
             how.say(f"{file} is another file than the published one (SHA-256 {digest}): it will be replaced")
         size = "" if remote.num_bytes is None else f", {remote.num_bytes / 1e6:,.0f} MB"
-        how.say(f"fetching {remote.url}{size}")
+        how.say(without_secrets(f"fetching {remote.url}{size}"))
         file.parent.mkdir(parents=True, exist_ok=True)
         with shown_progress(file.name, "MB") as report:
             digest = fetch(remote, file, report, how.say, how.patience)
@@ -144,7 +145,7 @@ def _archive(file: Path, remote: Remote, how: Preparation) -> dict[str, Any]:
     how.say(f"{file.name}: {file.stat().st_size} bytes, SHA-256 {digest} ({compared})")
     return {
         "archive": file.name,
-        "url": remote.url,
+        "url": without_secrets(remote.url),
         "bytes": file.stat().st_size,
         "sha256": digest,
         "compared": remote.sha256 is not None,

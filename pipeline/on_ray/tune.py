@@ -7,7 +7,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +20,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 
 import ray
+from pyarrow.fs import LocalFileSystem
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -34,8 +35,8 @@ from pipeline.search.search import Search
 from pipeline.tracking.tracker import SinkSpec
 
 # They would miss the files of the callbacks switched off above, and print traces of what is told in a line.
-for name in ("ray.tune.analysis", "ray.tune.execution.tune_controller"):
-    logging.getLogger(name).setLevel(logging.CRITICAL)
+for _logger in ("ray.tune.analysis", "ray.tune.execution.tune_controller"):
+    logging.getLogger(_logger).setLevel(logging.CRITICAL)
 
 _LAST_RUNG = 99
 _DRIVER_BYTES = 64 * 2**20
@@ -53,6 +54,7 @@ def search_on_ray(search: Search) -> None:
     if not ray.is_initialized():
         ray.init(log_to_driver=False, logging_level="warning")
     concurrent, (path, filesystem) = _concurrent(search), ray_storage(search.config)
+    folder, name = f"{path}/{search.config.run.name}", f"tune-{secrets.token_hex(4)}"
     tuner = tune.Tuner(
         # The trial itself only waits: with a CPU of its own it would starve its workers on a small cluster.
         tune.with_resources(_trial, {"memory": _DRIVER_BYTES}),
@@ -65,15 +67,19 @@ def search_on_ray(search: Search) -> None:
             trial_dirname_creator=_trial_name,
         ),
         run_config=tune.RunConfig(
-            name=f"tune-{secrets.token_hex(4)}",
-            storage_path=f"{path}/{search.config.run.name}",
+            name=name,
+            storage_path=folder,
             storage_filesystem=filesystem,
             verbose=0,
             callbacks=[_Listener(search)],
         ),
     )
-    with _own_errors():
-        tuner.fit()
+    try:
+        with _own_errors():
+            tuner.fit()
+    finally:
+        with suppress(OSError):
+            (filesystem or LocalFileSystem()).delete_dir(f"{folder}/{name}")
 
 
 def _trial(arguments: dict[str, Any]) -> None:

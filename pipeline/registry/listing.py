@@ -21,7 +21,7 @@ def print_versions(registry: Registry) -> None:
         UserError: the model has no version.
     """
     versions = registry.versions()
-    table = Table(title=f"{registry.name} at {registry.shown_uri}")
+    table = Table(title=f"{registry.name} at {registry.uri}")
     for heading in ("version", "aliases", "registered", "commit", "data", "scores", "run"):
         table.add_column(heading, justify="right" if heading == "version" else "left")
     for version in versions:

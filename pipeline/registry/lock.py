@@ -4,9 +4,9 @@ MLflow can neither compare and set an alias nor lock anything. What it can do at
 model, because names are unique in its database: whoever creates the model called NAME.promoting holds the lock, and
 deletes it afterwards. It is held for a second, not while networks are compared.
 
-A holder that was killed leaves the model behind. After :data:`STALE_S` another may remove it. Two that remove it at
-once may both believe to hold the lock for the moment between reading and deleting; each therefore looks again, before
-and after it moves an alias, whether the lock is still its own.
+A holder that was killed leaves the model behind. One that waits and sees the same holder for :data:`STALE_S` by its
+own clock removes it. Two that remove it in the same instant may both believe to hold the lock; each therefore looks
+again, before and after it moves an alias, whether the lock is still its own.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError
 
-STALE_S = 60.0
+STALE_S = 30.0
 _WAIT_S = 90.0
 _OWNER = "anysr.owner"
 
@@ -34,6 +34,7 @@ class Lock:
     def __init__(self, client: MlflowClient, name: str) -> None:
         self._client, self._name = client, f"{name}.promoting"
         self._owner = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
+        self._seen, self._since = "", 0.0
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -64,11 +65,7 @@ class Lock:
         Raises:
             UserError: it is not.
         """
-        try:
-            owner = self._client.get_registered_model(self._name).tags.get(_OWNER)
-        except MlflowException:
-            owner = None
-        if owner != self._owner:
+        if self._holder() != self._owner:
             raise UserError("another promotion took over; look at the champion, and try again")
 
     def _create(self) -> bool:
@@ -81,9 +78,15 @@ class Lock:
             return False
 
     def _remove_stale(self) -> None:
-        with suppress(MlflowException):
-            found = self._client.get_registered_model(self._name)
-            # By the server's clock on both sides, where this machine's may differ: a stale lock is never touched.
-            age_s = time.time() - found.creation_timestamp / 1000
-            if age_s > STALE_S:
+        holder, now = self._holder(), time.monotonic()
+        if holder != self._seen:
+            self._seen, self._since = holder, now
+        if holder and now - self._since > STALE_S:
+            with suppress(MlflowException):  # another was faster
                 self._client.delete_registered_model(self._name)
+
+    def _holder(self) -> str:
+        try:
+            return str(self._client.get_registered_model(self._name).tags.get(_OWNER, ""))
+        except MlflowException:
+            return ""

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import mlflow.artifacts
 from mlflow import MlflowClient
@@ -15,7 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError, one_line
-from pipeline.tracking.mlflow_run import local_database
+from pipeline.tracking.mlflow_run import local_database, without_password
 from pipeline.train.state import MODEL_FILE
 
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -68,7 +67,7 @@ class Registry:
         """
         version = self.get(reference)
         if version is None:
-            raise UserError(f"{self._uri_of(reference)} does not exist at {self.shown_uri}; {self._existing()}")
+            raise UserError(f"{self._uri_of(reference)} does not exist at {self.uri}; {self._existing()}")
         return version
 
     def get(self, reference: str) -> Version | None:
@@ -89,12 +88,6 @@ class Registry:
         """Let an alias name a version."""
         with self._answering():
             self.client.set_registered_model_alias(self.name, alias, str(version.number))
-
-    @property
-    def shown_uri(self) -> str:
-        """The server without the password that its address may hold."""
-        parts = urlsplit(self.uri)
-        return self.uri if parts.password is None else parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
     def fetch(self, version: Version, folder: Path) -> Path:
         """Download the version's model file into a folder; returns the file."""
@@ -127,9 +120,8 @@ class Registry:
         try:
             yield
         except MlflowException as error:
-            why = one_line(error).replace(self.uri, self.shown_uri)[:200]
             raise UserError(
-                f"the registry at {self.shown_uri} cannot be used ({why}); start the server, or correct "
+                f"the registry at {self.uri} cannot be used ({one_line(error)[:200]}); start the server, or correct "
                 "MLFLOW_TRACKING_URI"
             ) from None
 
@@ -144,7 +136,7 @@ def open_registry(name: str, tracking_uri: str | None = None) -> Registry:
     database = local_database(uri)
     if database is not None and not database.is_file():
         raise UserError(f"there is no MLflow database {database}; go to its folder, or set MLFLOW_TRACKING_URI")
-    return Registry(uri, name)
+    return Registry(without_password(uri), name)
 
 
 def _version(found: ModelVersion, aliases: dict[str, str]) -> Version:

@@ -116,8 +116,8 @@ def parse_variable(values: Mapping[str, Any], where: str, whole: bool) -> Variab
         if len(values) > 1 or not texts or len({*texts}) < len(texts):
             raise UserError(f"{where}: write choose: [one, another, …], each value once, got {values}")
         return Choice(tuple(options), base)
-    ends, log, step = values.get("between"), values.get("log", False), values.get("step")
-    numbers: list[Any] = ends if isinstance(ends, list) and len(ends) == 2 else [None]
+    ends, log, step = values.get("between"), values.get("log", False), _as_number(values.get("step"))
+    numbers: list[Any] = [_as_number(end) for end in ends] if isinstance(ends, list) and len(ends) == 2 else [None]
     ordered = all(_is_number(end) for end in numbers) and numbers[0] < numbers[1]
     if not ordered or not isinstance(log, bool) or (log and (step is not None or numbers[0] <= 0)):
         raise UserError(
@@ -129,6 +129,14 @@ def parse_variable(values: Mapping[str, Any], where: str, whole: bool) -> Variab
     if whole and any(value != int(value) for value in (*numbers, step or 1)):
         raise UserError(f"{where} is a whole number, got {values}")
     return Range(numbers[0], numbers[1], log, step, whole, base)
+
+
+def _as_number(value: Any) -> Any:
+    """YAML reads 1e-4, without a point, as text."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
 
 
 def _is_number(value: Any) -> bool:

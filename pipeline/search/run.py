@@ -107,4 +107,4 @@ def _keep_description(folder: RunFolder, space: Space) -> None:
 
 def _check_photos(space: Space) -> None:
     """Decode the photos before the first trial, at the size that the greediest trial needs."""
-    open_photos(max([space.reference(), *space.check()], key=lambda config: config.hr_crop_px))
+    open_photos(max([space.reference(), *space.corner_configs], key=lambda config: config.hr_crop_px))

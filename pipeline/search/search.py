@@ -51,6 +51,8 @@ class Search:
         self._proposals = open_proposals(space)
         self.trials = {trial.number: trial for trial in self._ledger.read()}
         for trial in self.trials.values():
+            if trial.status == "failed":  # the mend may have come since
+                trial.status = "running"
             self._proposals.add(trial)
         listed = self._proposals.listed if isinstance(self._proposals, ListedProposals) else None
         self.total = space.settings.trials if listed is None else min(space.settings.trials, len(listed))

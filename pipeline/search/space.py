@@ -16,6 +16,7 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,9 @@ class Space:
         for _ in range(_MOST_CORNERS - 2):
             yield {name: rng.choice(side) for name, side in zip(names, sides, strict=True)}
 
-    def check(self) -> list[TrainingConfig]:
-        """The configurations of the corners, all of which are valid.
+    @cached_property
+    def corner_configs(self) -> list[TrainingConfig]:
+        """The configurations of the corners, all of them valid.
 
         Raises:
             UserError: one is not; its choices are named.
@@ -156,7 +158,7 @@ def load_space(space: Path, config: Path | None, overrides: Sequence[str] = ()) 
     if not variables:
         raise UserError(f"{space} holds no choice; write {{choose: [...]}} or {{between: [low, high]}} for a value")
     found = Space(settings, _merged(base, fixed), rules, variables)
-    found.check()
+    assert found.corner_configs  # made now, before anything else is done
     return found
 
 

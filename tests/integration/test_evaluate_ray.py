@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +68,12 @@ def begun(work: Path, out: str, size: int):
 
 
 def workers() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children(recursive=True) if p.name().startswith("ray::_Worker")]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if process.name().startswith("ray::_Worker"):
+                found.append(process)
+    return found
 
 
 def test_one_worker_gives_the_serial_rows(cluster, work):

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 import anysr
-from anysr.cli import main
-from anysr.imaging import read_image
+from anysr.cli import main, models
+from anysr.imaging import FORMATS, read_image
+from anysr.upscaling import Enlargement, Request, Upscaler, enlarge_file
 from tests.enlarging import bilinear_network, encoded, save_network, smooth
 
 
@@ -74,6 +75,9 @@ def test_sizes_and_what_is_printed(upscale, photo, tmp_path, model):
         assert (code, size(out)) == (0, expected)
     macs = anysr.cost(anysr.load(model), (30, 40), (2, 3.1)).macs
     assert f"40 x 30 to 124 x 60 (x2x3.1), subnet 2, {macs / 1e6:.4g} M multiply-adds" in printed
+    request = Request(Enlargement((2, 3.1)))
+    data, _ = enlarge_file(Upscaler(anysr.load(model)), photo.read_bytes(), request, FORMATS["PNG"])
+    assert data == out.read_bytes()
     _, printed, _ = upscale(photo, "--scale", 2, "-o", out, "--json")
     row = json.loads(printed)
     assert row["macs"] == anysr.cost(anysr.load(model), (30, 40), 2).macs
@@ -183,6 +187,8 @@ def test_mistakes_are_told_in_one_line(upscale, photo, tmp_path):
         ((photo, tmp_path / "twin", "--scale", "2", "-o", tmp_path / "o"), 2, "would both become"),
         ((photo, tmp_path / "twin", "--scale", "2", "-o", out), 2, "give a folder"),
         ((photo, "--scale", "2", "-o", out, "--subnet", "7"), 2, "0 … 2"),
+        ((photo, "--scale", "2", "-o", out, "--device", "cuda:77"), 2, "cpu always can"),
+        ((photo, "--scale", "2", "-o", out, "--device", "toaster"), 2, "cpu always can"),
         ((photo, "--scale", "2", "-o", out, "--budget", "lots"), 2, "50G"),
         ((photo, "--scale", "2", "-o", out, "--quality", "101"), 2, "1 to 100"),
         ((photo, "--scale", "200", "-o", out, "--max-megapixels", "1"), 1, "--max-megapixels 1"),
@@ -197,6 +203,23 @@ def test_mistakes_are_told_in_one_line(upscale, photo, tmp_path):
         assert err.strip().count("\n") <= 1  # beside the line about the model
         assert not out.exists()
         assert printed == ""
+
+
+def test_addresses_are_fetched_by_what_is_installed(photo, tmp_path, model, monkeypatch, capsys):
+    class Point:
+        def __init__(self, name, resolve):
+            self.name, self.load = name, lambda: resolve
+
+    def refuse(address):
+        raise RuntimeError(f"no version\nof {address}")
+
+    points = [Point("s3", lambda address: model), Point("models", refuse)]
+    monkeypatch.setattr(models, "entry_points", lambda group: points)
+    arguments = ["upscale", str(photo), "--scale", "1", "-o", str(tmp_path / "o.png"), "--model"]
+    assert main([*arguments, "s3://bucket/model.safetensors"]) == 0
+    assert "model s3://bucket/model.safetensors" in capsys.readouterr().err
+    assert main([*arguments, "models:/name@alias"]) == 2
+    assert capsys.readouterr().err == "anysr: no version of models:/name@alias\n"
 
 
 def test_odd_names_and_links(upscale, photo, tmp_path):

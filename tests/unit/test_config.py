@@ -50,6 +50,7 @@ def test_the_resolved_configuration_reads_back_the_same():
         ("train.learning_rate=.inf", "finite"),
         ("validation.scales=[]", "at least 1 item"),
         ("validation.scales=[0.5]", r"validation\.scales\.0: Input should be greater than or equal to 1, got 0\.5$"),
+        ("validation.scales=[2, 3, 2.0000001]", "x2 stands twice"),
         ("ray.num_workers=0", r"ray\.num_workers: Input should be greater than or equal to 1, got 0$"),
         ("TRAIN.steps=1", "did you mean 'train'"),
         ("model.subnets.0.encoder_width=1", "give all of subnets"),

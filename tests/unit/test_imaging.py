@@ -57,9 +57,10 @@ def test_round_trips(name, peak, channels, has_alpha):
     assert exif.get_ifd(ExifTags.IFD.GPSInfo)[1] == "N"
 
 
-@pytest.mark.parametrize(
-    ("name", "suffix"), [("PNG", {}), ("JPEG", {"quality": 100, "subsampling": 0}), ("WEBP", {"lossless": True})]
-)
+FAITHFUL = {"PNG": {}, "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+
+
+@pytest.mark.parametrize(("name", "options"), FAITHFUL.items())
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_honoured_once(name, options, orientation):
     upright = smooth(16, 24, 3)

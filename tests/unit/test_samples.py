@@ -110,7 +110,7 @@ def test_every_photo_is_used_once_per_epoch(photos):
 
 
 def sampler(*overrides):
-    return ScaleGroupSampler(tiny_config("sampling.full_width_probability=0", *overrides))
+    return ScaleGroupSampler(tiny_config("train.distillation=0", "sampling.widths=one", *overrides))
 
 
 def test_draws_keep_to_their_group_and_follow_the_weights():

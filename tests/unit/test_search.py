@@ -46,7 +46,7 @@ def tiny(tmp_path):
 class TestSpace:
     def test_the_shipped_spaces_are_valid_in_all_corners(self):
         for file in (SPACE, ROOT / "jobs/configs/ablation.yaml"):
-            assert len(load_space(file, BASE).check()) > 10
+            assert len(load_space(file, BASE).corner_configs) > 10
 
     def test_the_reference_is_the_base_configuration_under_the_overlay(self):
         reference = load_space(SPACE, BASE).reference()
@@ -67,7 +67,7 @@ class TestSpace:
     def test_any_value_may_be_a_choice(self):
         space = load_space(
             SPACE, BASE,
-            ["train.learning_rate={between: [1.0e-4, 1.0e-2], log: true}", "sampling.widths={choose: [one, pair]}",
+            ["train.learning_rate={between: [1e-4, 1e-2], log: true}", "sampling.widths={choose: [one, pair]}",
              "sampling.full_width_probability=0", "model.interweave.parity_sign={choose: [true, false]}",
              "sampling.group_weights.last_over_first={between: [0.5, 2]}"],
         )  # fmt: skip
@@ -149,9 +149,9 @@ class TestObjectives:
 
     def test_mean_multiply_adds_are_those_of_each_scale_through_its_own_subnet(self):
         model = anysr.build(load_config(BASE).model)
-        steps = [1 + 3 * (i + 0.5) / 300 for i in range(300)]
-        summed = sum(cost(model, (256, 256), scale).macs for scale in steps) / 300
-        assert mean_macs(model) == pytest.approx(summed, rel=2e-3)
+        steps = [1 + 3 * (i + 0.5) / 60 for i in range(60)]
+        summed = sum(cost(model, (256, 256), scale).macs for scale in steps) / 60
+        assert mean_macs(model) == pytest.approx(summed, rel=5e-3)
         plain = anysr.build(replace(model.config, subnets=(anysr.config.SubnetConfig((1.0, 4.0)),)))
         assert mean_macs(plain) > 1.1 * mean_macs(model)
 
@@ -159,12 +159,7 @@ class TestObjectives:
         space = load_space(SPACE, BASE)
         budget = step_macs(space.reference()) * 1000
         widths = ("model.subnets.encoder_width", "model.subnets.decoder_width")
-        wide, narrow = (
-            space.config(
-                {"model.subnets.groups": 3, "model.subnets.encoder_width": w, "model.subnets.decoder_width": w}
-            )
-            for w in (0.625, 0.25)
-        )
+        wide, narrow = (space.config({"model.subnets.groups": 3, **dict.fromkeys(widths, w)}) for w in (0.625, 0.25))
         assert steps_for(narrow, budget) > steps_for(wide, budget)
         for config in (wide, narrow):
             assert steps_for(config, budget) * step_macs(config) == pytest.approx(budget, rel=1e-3)
@@ -205,7 +200,7 @@ class Machine:
             search.ended(trial.number)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_a_killed_search_goes_on_as_if_nothing_had_happened(tiny, tmp_path, sampler):
     whole = Machine(stopping={1})
     assert run_search(tiny(f"search.sampler={sampler}", "run.name=whole"), whole) == 0
@@ -253,6 +248,18 @@ def test_another_space_is_refused_and_more_trials_are_welcome(tiny):
     more = Machine()
     run_search(tiny("search.trials=7"), more)
     assert [number for number, _ in more.ran] == [6]
+
+
+def test_failed_trials_are_tried_again(tiny, tmp_path):
+    def failing(search):
+        while (assignment := search.next()) is not None:
+            search.ended(assignment.trial.number, "no room on the cluster")
+
+    with pytest.raises(UserError, match="no trial has finished"):
+        run_search(tiny(), failing)
+    again = Machine()
+    assert run_search(tiny(), again) == 0
+    assert [number for number, _ in again.ran] == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_search_without_a_finished_trial_says_so(tiny):

@@ -48,11 +48,16 @@ def test_save_and_restore_give_the_identical_next_steps(batches, tmp_path):
     assert equal(anysr.load(tmp_path / "model.safetensors"), halfway.best_model)
 
 
-def test_accumulating_parts_gives_the_same_update(batches):
-    whole, _ = run(tiny_config(), batches, range(2))
-    parts, _ = run(tiny_config("train.accumulate=2"), batches, range(2))
-    for a, b in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+def test_accumulating_parts_gives_the_same_gradient(batches):
+    """The gradient, not the update: Adam blows up the rounding of one that is nearly zero to whole steps."""
+    gradients = []
+    for accumulate in (1, 2, 4):
+        state, _ = run(tiny_config(), batches, range(5))
+        run(tiny_config(f"train.accumulate={accumulate}"), batches, [5], state)
+        gradients.append([p.grad for p in state.model.parameters()])
+    for whole, *parts in zip(*gradients, strict=True):
+        for part in parts:
+            torch.testing.assert_close(part, whole, atol=1e-5 * float(whole.abs().max()), rtol=0)
 
 
 def test_the_loss_falls(batches):

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 _WIDTH, _HEIGHT = 440, 280
-_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 14, 12, 42
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 42
+_WIDE = 8.0  # less than this many times is clearer on a linear axis
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def chart(
         described: the picture in words, for those who cannot see it.
         x_title: of the horizontal axis.
         y_title: of the vertical axis.
-        logarithmic: the horizontal axis.
+        logarithmic: the horizontal axis, where its values differ much.
         edges: vertical lines, where another subnet takes over.
         zero: draw the line y = 0.
         times: horizontal values are factors.
@@ -165,7 +166,7 @@ def _grid(x_axis: _Axis, y_axis: _Axis, x_title: str, y_title: str, shown: Calla
 
 def _spanning(values: Sequence[float], start: float, end: float, logarithmic: bool = False) -> _Axis:
     low, high = min(values), max(values)
-    if logarithmic:
+    if logarithmic and high > _WIDE * low:
         return _Axis(low / 1.25, high * 1.25, start, end, True)
     room = (high - low) * 0.05 or max(abs(high) * 0.01, 1e-3)
     return _Axis(low - room, high + room, start, end)
@@ -177,4 +178,4 @@ def _step(about: float) -> float:
 
 
 def _short(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 6):g}"
+    return (f"{value:,.0f}" if abs(value) >= 1000 else f"{round(value, 6):g}").replace("-", "−")

@@ -135,10 +135,10 @@ def _protocols(book: Book) -> list[str]:
 def _cost_note(book: Book) -> str:
     measured = [cost for cost in book.costs if cost.latency_ms is not None]
     sizes = sorted({f"{cost.hr_w} × {cost.hr_h}" for cost in book.costs})
-    note = f"For making one image of {', '.join(sizes)}. Multiply-adds are those of a network's published form"
+    note = f"For making one image of {', '.join(sizes)}. MACs: multiply-adds of a network's published form"
     if measured:
         where = sorted({f"{cost.device}, {cost.threads} threads" for cost in measured})
-        note += f"; time (median) and memory beyond the loaded model as measured here ({'; '.join(where)})"
+        note += f"; ms and MiB: time (median) and memory beyond the loaded model as measured here ({'; '.join(where)})"
     faults = sorted({f"{cost.model} ×{cost.scale_h:g}: {cost.status}" for cost in book.costs if cost.status != OK})
     return ". ".join([note, *faults]) + "."
 

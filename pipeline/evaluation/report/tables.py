@@ -138,7 +138,7 @@ def costs(book: Book, scales: Sequence[Scale]) -> Table | None:
             rows += [
                 (Cell(f"{_of(model, subnet)} ×{scale}"), *_costs(cost, full)) for subnet, cost in shown.items() if cost
             ]
-    headings = ("network, scale", "parameters", "G multiply-adds", "encoder", "decoder", "saved", "ms", "peak, MiB")
+    headings = ("network, scale", "params", "G MACs", "enc.", "dec.", "saved", "ms", "MiB")
     return Table("Costs", headings, tuple(rows)) if rows else None
 
 

@@ -1,0 +1,87 @@
+"""LIIF's network on scattered queries, with gradients, block by block.
+
+What autograd would do, but in blocks whose activations stay in a core's cache: forward, each block goes
+through all layers before the next begins, and backward it comes back through all of them. The matrix
+products are the same; all that lies between them then costs little.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from anysr.decoders.grid import block_pixels
+from anysr.fast_linear import FastLinear
+
+
+def corner_mlp(table_NK: Tensor, index_Q: Tensor, rel_Q2: Tensor, rel_2K: Tensor, layers: list[Tensor]) -> Tensor:
+    """(Q, 3) of relu(table[index] + rel @ rel_2K) through linear layers with a ReLU between each two.
+
+    Args:
+        table_NK: the first layer's share of the features, in the precision of the products.
+        index_Q: rows of it.
+        rel_Q2: place among them, without gradient.
+        rel_2K: the first layer's share of that.
+        layers: weight, bias, weight, bias, …, the last to 3 channels.
+    """
+    return cast(Tensor, _CornerMlp.apply(table_NK, index_Q, rel_Q2, rel_2K, *layers))
+
+
+class _CornerMlp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table_NK: Tensor, index_Q: Tensor, rel_Q2: Tensor, rel_2K: Tensor, *layers: Tensor) -> Tensor:
+        dtype = table_NK.dtype
+        weights, biases = ([t.to(dtype) for t in layers[part::2]] for part in (0, 1))
+        rel_Q2, rel_2K = rel_Q2.to(dtype), rel_2K.to(dtype)
+        step, kept, answers = 2 * block_pixels(table_NK), [], []
+        with torch.autocast(table_NK.device.type, enabled=False):
+            hidden_layers = [FastLinear(w, b, "relu") for w, b in zip(weights[:-1], biases[:-1], strict=True)]
+            for index, rel in zip(index_Q.split(step), rel_Q2.split(step), strict=True):
+                hidden = torch.relu_(table_NK.index_select(0, index).addmm_(rel, rel_2K))
+                kept.append(hidden)
+                for layer in hidden_layers:
+                    hidden = layer(hidden)
+                    kept.append(hidden)
+                answers.append(F.linear(hidden, weights[-1], biases[-1]).float())
+        ctx.save_for_backward(index_Q, rel_Q2, rel_2K, *weights, *kept)
+        ctx.num_layers, ctx.num_rows = len(weights), len(table_NK)
+        ctx.dtypes = [t.dtype for t in layers]
+        return torch.cat(answers)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_Q3: Tensor) -> tuple[Tensor | None, ...]:
+        index_Q, rel_Q2, rel_2K, *saved = ctx.saved_tensors
+        count = ctx.num_layers
+        weights, kept = saved[:count], saved[count:]
+        dtype, width = rel_2K.dtype, rel_2K.shape[1]
+        # Sums over blocks in single precision, whatever the products' is.
+        sums = [torch.zeros(w.shape, device=w.device) for w in weights]
+        bias_sums = [torch.zeros(len(w), device=w.device) for w in weights]
+        table_sum, rel_sum = grad_Q3.new_zeros(ctx.num_rows, width), grad_Q3.new_zeros(2, width)
+        step = len(kept[0])
+        back = [FastLinear(w.t().contiguous(), w.new_zeros(w.shape[1])) for w in weights]
+        blocks = zip(index_Q.split(step), rel_Q2.split(step), grad_Q3.to(dtype).split(step), strict=True)
+        for i, (index, rel, grad) in enumerate(blocks):
+            for layer in range(count - 1, -1, -1):
+                hidden = kept[i * count + layer]
+                _add_product(sums[layer], grad, hidden)
+                bias_sums[layer] += grad.sum(0, dtype=torch.float32)
+                grad = torch.ops.aten.threshold_backward(back[layer](grad), hidden, 0)
+            _add_product(rel_sum, rel, grad)
+            table_sum.scatter_add_(0, index[:, None].expand(-1, width), grad.float())
+        pairs = zip(sums, bias_sums, strict=True)
+        layers = (g.to(d) for g, d in zip((g for pair in pairs for g in pair), ctx.dtypes, strict=True))
+        return table_sum.to(dtype), None, None, rel_sum, *layers
+
+
+def _add_product(total_MK: Tensor, a_QM: Tensor, b_QK: Tensor) -> None:
+    """Add aᵀ b to a sum."""
+    if a_QM.dtype == total_MK.dtype:
+        total_MK.addmm_(a_QM.t(), b_QK)
+    else:
+        total_MK += a_QM.t() @ b_QK
