@@ -80,7 +80,8 @@ def mlflow_server(store) -> Iterator[MlflowServer]:
 
 
 @pytest.fixture(scope="session")
-def cluster(store, tmp_path_factory) -> Iterator[TwoNodes]:
+def cluster(store, tmp_path_factory, patch) -> Iterator[TwoNodes]:
+    patch.setenv("RAY_memory_monitor_refresh_ms", "0")  # whatever else fills this machine's memory
     folder = tmp_path_factory.mktemp("ray")
     with LocalCluster(num_cpus=1, object_store_bytes=150 * 2**20, joinable=True) as head:
         two = TwoNodes(head, RayNode(head, 1, folder / "node.log"), folder)
