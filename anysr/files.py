@@ -16,7 +16,7 @@ def write_whole(path: Path, data: bytes) -> None:
     names of any length, and new, so that nobody can lay a link there.
     """
     partial = path.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}.partial"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     try:
         with os.fdopen(os.open(partial, flags, 0o666), "wb") as file:
             file.write(data)

@@ -5,13 +5,15 @@
 Photos of 2 megapixels (noise: the content does not matter) are decoded into the memory map beforehand.
 Timed is what a loader process does for each step: draw the scale, cut, flip, shrink, choose queries.
 Times are the process's own (``time.process_time``) on one thread, over steps whose scales are drawn
-as in training. ``pillow_resize_s`` is Pillow's resize alone on the same crops, for comparison.
+as in training. ``pillow_resize_s`` is Pillow's resize alone on crops of the same sizes, and
+``load_average`` that of the machine: where others compete for its caches, both take longer.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import os
 import platform
 import time
 from dataclasses import asdict, dataclass, fields
@@ -41,6 +43,7 @@ class Row:
     seconds: float
     samples_per_second: float
     pillow_resize_s: float
+    load_average: float
     cpu: str
     pillow: str
     numpy: str
@@ -66,7 +69,7 @@ def main() -> None:
             samples = args.steps * config.train.batch_size
             row = Row(
                 lr_px, config.data.queries_per_crop, samples, mean_scale, seconds, samples / seconds, resize_s,
-                cpu_name(), *versions, commit(),
+                os.getloadavg()[0], cpu_name(), *versions, commit(),
             )  # fmt: skip
             writer.writerow(asdict(row))
             print(

@@ -92,7 +92,7 @@ def _scales(args: argparse.Namespace, candidates: Sequence[Candidate]) -> tuple[
     return tuple(dict.fromkeys((*given, *swept)))
 
 
-def _scored(evaluation: Evaluation, store: RowStore, num_workers: int) -> list[Row]:
+def _scored(evaluation: Evaluation, store: RowStore, num_workers: int | None) -> list[Row]:
     if num_workers == 0 or all(key in store for unit in evaluation.units() for key in unit.keys):
         return evaluate(evaluation, store, in_this_process, _say)
     from pipeline.on_ray.connect import connected
@@ -142,7 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--lr", default="pil", choices=("pil", "matlab"), help="how LR images that are not given are made")
     add("--lpips-weights", type=Path, help=f"AlexNet's trunk for LPIPS; else {default_weights()}")
     add("--out", type=Path, default=Path("evaluation"), help="folder of the rows; what is there is not done again")
-    add("--workers", type=_count, default=os.cpu_count() or 1, help="on Ray, one CPU each; 0 is --local")
+    add("--workers", type=_count, help="on Ray, one CPU each; 0 is --local, and without this there is one on each CPU")
     add("--local", action="store_true", help="evaluate in this process")
     add("--tracking-uri", help="MLflow server or database; else $MLFLOW_TRACKING_URI, else mlflow.db in this folder")
     add("--report", type=Path, metavar="HTML", help="write a page about these scores, with costs and pictures")

@@ -34,7 +34,8 @@ _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "nearest": Image.Resampling.NEAREST,
 }
-_NUM_CROPS, _CROP_PX, _SHOWN_PX, _LABEL_PX, _GAP_PX = 3, 64, 320, 22, 6
+_NUM_CROPS, _CROP_PX, _SHOWN_PX, _LABEL_PX, _GAP_PX = 3, 64, 320, 42, 6
+_NAME_LENGTH = 40
 Enlarge = Callable[[Pixels, Target], Pixels]
 
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     boxes = [_parse_box(args.crop, target.size)] if args.crop else _where_they_differ(answers[0][1], answers[1][1])
     labels = [_label(name, image, hr, target) for name, image in answers]
     write_image(Picture(_sheet([image for _, image in answers], labels, boxes)), args.out)
-    print(f"{shown(args.out)}: " + ", ".join(shown(label) for label in labels))
+    print(f"{shown(args.out)}: " + ", ".join(": ".join(map(shown, label.splitlines())) for label in labels))
     return 0
 
 
@@ -132,13 +133,12 @@ def _parse_box(text: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
 
 
 def _label(name: str, image: Pixels, hr: Pixels | None, target: Target) -> str:
-    short = name if len(name) <= 36 else f"…{name[-35:]}"
-    if hr is None or image is hr:
-        return short
+    """The name, and its score on a second line."""
+    short = name if len(name) <= _NAME_LENGTH else f"…{name[1 - _NAME_LENGTH :]}"
     border = (math.ceil(target.scale[0]), math.ceil(target.scale[1]))
-    if any(2 * edge >= n for edge, n in zip(border, image.shape, strict=False)):
+    if hr is None or image is hr or any(2 * edge >= n for edge, n in zip(border, image.shape, strict=False)):
         return short
-    return f"{short}, {psnr(_tensor(image), _tensor(hr), border, 'y'):.2f} dB on Y"
+    return f"{short}\n{psnr(_tensor(image), _tensor(hr), border, 'y'):.2f} dB on Y"
 
 
 def _tensor(pixels: Pixels) -> torch.Tensor:

@@ -158,10 +158,11 @@ def _describe(result: Result) -> str:
     if plan.subnet != plan.own:
         chosen += f" (the scale's own is {plan.own.index})"
     passes = f" in {plan.passes} passes" if plan.passes > 1 else ""
+    tiles = f", tiles of {result.request.tile}" if isinstance(result.request.tile, int) else ""
     predicted = f" (predicted {show_seconds(plan.seconds)})" if plan.seconds is not None else ""
     return (
         f"{w} x {h} to {width} x {height} (x{factor}), {chosen}, {show_macs(plan.macs)} multiply-adds{passes}, "
-        f"{show_macs(plan.executed_macs)} executed, {show_seconds(result.seconds)}{predicted}"
+        f"{show_macs(plan.executed_macs)} executed, {show_seconds(result.seconds)}{predicted}{tiles}"
     )
 
 

@@ -44,12 +44,13 @@ class Result:
 class Upscaler:
     """A network on a device, ready for any number of pictures.
 
-    It keeps nothing of a picture, only copies of the network in the precisions that were asked for.
+    It keeps nothing of a picture, only copies of the network in the precisions that were asked for; the
+    given network stays as it is.
     """
 
     def __init__(self, model: AnySR, device: str | torch.device = "cpu", profile: TimePredictor | None = None) -> None:
         self.device, self.profile = torch.device(device), profile
-        self._models: dict[Precision, AnySR] = {"fp32": model.to(self.device, torch.float32).eval()}
+        self._models: dict[Precision, AnySR] = {"fp32": copy.deepcopy(model).to(self.device, torch.float32).eval()}
 
     @property
     def model(self) -> AnySR:

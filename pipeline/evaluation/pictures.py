@@ -61,8 +61,9 @@ class Picture:
 
 
 def subject_of(evaluation: Evaluation) -> Candidate | None:
-    """The network that a report is about: the first with subnets, else the first."""
+    """The network that a report is about: the first by name with subnets, else the first by name."""
     networks = [c for c in evaluation.candidates if isinstance(c.upscaler, Network)]
+    networks.sort(key=lambda candidate: candidate.upscaler.name)
     return next((c for c in networks if c.upscaler.kind == ANY_RESOURCE), networks[0] if networks else None)
 
 

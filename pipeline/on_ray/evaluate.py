@@ -17,11 +17,14 @@ from pipeline.evaluation.scoring import exact_arithmetic
 _ATTEMPTS = 3  # at one unit, before it is taken to be what kills the workers
 
 
-def over_workers(num_workers: int) -> Scorer:
-    """A scorer that spreads units over so many workers of the connected cluster."""
+def over_workers(num_workers: int | None) -> Scorer:
+    """A scorer that spreads units over so many workers of the connected cluster; None for one on each CPU."""
 
     def scorer(evaluation: Evaluation, units: Sequence[Unit]) -> Iterator[tuple[Unit, list[Row]]]:
-        yield from _Workers(evaluation, min(num_workers, len(units))).score(units)
+        import ray
+
+        count = num_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        yield from _Workers(evaluation, min(count, len(units))).score(units)
 
     return scorer
 

@@ -14,7 +14,8 @@ from PIL import Image
 
 import anysr
 from anysr.cli import main, models
-from anysr.imaging import read_image
+from anysr.imaging import FORMATS, read_image
+from anysr.upscaling import Enlargement, Request, Upscaler, enlarge_file
 from tests.enlarging import bilinear_network, encoded, save_network, smooth
 
 
@@ -74,6 +75,9 @@ def test_sizes_and_what_is_printed(upscale, photo, tmp_path, model):
         assert (code, size(out)) == (0, expected)
     macs = anysr.cost(anysr.load(model), (30, 40), (2, 3.1)).macs
     assert f"40 x 30 to 124 x 60 (x2x3.1), subnet 2, {macs / 1e6:.4g} M multiply-adds" in printed
+    request = Request(Enlargement((2, 3.1)))
+    data, _ = enlarge_file(Upscaler(anysr.load(model)), photo.read_bytes(), request, FORMATS["PNG"])
+    assert data == out.read_bytes()
     _, printed, _ = upscale(photo, "--scale", 2, "-o", out, "--json")
     row = json.loads(printed)
     assert row["macs"] == anysr.cost(anysr.load(model), (30, 40), 2).macs

@@ -200,7 +200,7 @@ class Machine:
             search.ended(trial.number)
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2"])
 def test_a_killed_search_goes_on_as_if_nothing_had_happened(tiny, tmp_path, sampler):
     whole = Machine(stopping={1})
     assert run_search(tiny(f"search.sampler={sampler}", "run.name=whole"), whole) == 0

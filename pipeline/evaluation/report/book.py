@@ -6,6 +6,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -83,48 +84,53 @@ class Book:
         if not self.rows:
             raise UserError("there are no rows to report; run jobs/evaluate.py first")
         _check(self.rows)
-        images = {suite: sorted({row.image for row in self.rows if row.suite == suite}) for suite in self.suites}
+        # The page is the same whether it is written after scoring or from the files, which know no order.
+        object.__setattr__(self, "rows", sorted(self.rows, key=lambda row: row.key))
+        named: dict[str, set[str]] = {}
+        for row in self.rows:
+            named.setdefault(row.suite, set()).add(row.image)
+        images = {suite: sorted(named[suite]) for suite in sorted(named, key=lambda suite: (len(named[suite]), suite))}
         object.__setattr__(self, "images", images)
         object.__setattr__(self, "means", _means(self.rows, images))
 
-    @property
+    @cached_property
     def suites(self) -> list[str]:
-        """Their names, in the rows' order."""
-        return list(dict.fromkeys(row.suite for row in self.rows))
+        """Their names, the smallest suite first."""
+        return list(self.images)
 
-    @property
+    @cached_property
     def metrics(self) -> list[str]:
         """PSNR first."""
         found = {row.metric for row in self.rows}
         return [metric for metric in ("psnr", "ssim", "lpips") if metric in found]
 
-    @property
+    @cached_property
     def scales(self) -> list[Scale]:
         """All, the asymmetric ones last."""
         return sorted({Scale(r.scale_h, r.scale_w) for r in self.rows}, key=lambda s: (s.height != s.width, s))
 
-    @property
+    @cached_property
     def models(self) -> list[Model]:
-        """Bicubic first, then the networks in the rows' order."""
-        found = dict.fromkeys(Model(row.model_digest, row.model, row.kind) for row in self.rows)
-        return sorted(found, key=lambda model: model.kind != INTERPOLATION)
+        """Bicubic first, then the networks by name."""
+        found = {Model(row.model_digest, row.model, row.kind) for row in self.rows}
+        return sorted(found, key=lambda model: (model.kind != INTERPOLATION, model.name))
 
     def of_kind(self, kind: str) -> list[Model]:
         """Models of one kind; "fixed" for any factor."""
         return [model for model in self.models if model.kind == kind or (kind == "fixed" and "fixed" in model.kind)]
 
-    @property
+    @cached_property
     def bicubic(self) -> Model | None:
         """The baseline, where it was scored."""
         return next(iter(self.of_kind(INTERPOLATION)), None)
 
-    @property
+    @cached_property
     def subject(self) -> Model | None:
-        """The network that the report is about: the first with subnets, else the first."""
+        """The network that the report is about: the first by name with subnets, else the first by name."""
         networks = [model for model in self.models if model.kind != INTERPOLATION]
         return next(iter(self.of_kind(ANY_RESOURCE)), networks[0] if networks else None)
 
-    @property
+    @cached_property
     def originals(self) -> list[Model]:
         """Networks of any scale without subnets, to compare the subject with."""
         return [model for model in self.of_kind(ANY_SCALE) if model != self.subject]
