@@ -96,9 +96,10 @@ class Search:
         trial = self.trials[number]
         status: Status = "failed" if error is not None else "finished" if trial.percent >= 100 else "stopped"
         trial.status, trial.reason = status, (error or "")[:1000]
+        # The ledger comes last: what it calls ended, nobody looks at again.
+        self._trackers.pop(number).end({"finished": "FINISHED", "stopped": "KILLED"}.get(status, "FAILED"))
         self._ledger.write(trial)
         self._proposals.tell(trial)
-        self._trackers.pop(number).end({"finished": "FINISHED", "stopped": "KILLED"}.get(status, "FAILED"))
         self._say(trial, f"{status}{f' ({error})' if error else f' at {trial.percent} %'}{self._counts()}")
 
     def interrupted(self) -> None:
