@@ -23,40 +23,41 @@ def explain(error: ValidationError, classes: Mapping[str, str], schema: Schema) 
     """
     found = error.errors()
     faults = [without_class(fault) for fault in found if is_of(classes, fault["loc"])] or found
-    return "; ".join(dict.fromkeys(_explained(fault, schema) for fault in _of_one_type(faults)))
+    described = schema()
+    return "; ".join(dict.fromkeys(_explained(fault, described) for fault in _of_one_type(faults, described)))
 
 
-def _of_one_type(faults: Sequence[Any]) -> list[Any]:
+def _of_one_type(faults: Sequence[Any], schema: dict[str, Any]) -> list[Any]:
     """Without the types that a value is not of, where it may be of several, and without what follows from the rest."""
     kept = []
     for fault in faults:
         location = fault["loc"]
-        others = [one for one in faults if one is not fault and one["loc"][: len(_field(location))] == _field(location)]
-        if _is_branch(location) and _is_type(fault) and not all(map(_is_type, others)):
+        is_branch = _is_branch(location, schema)
+        field = location[:2] if is_branch else location
+        others = [one for one in faults if one is not fault and one["loc"][: len(field)] == field]
+        if is_branch and _is_type(fault) and not all(map(_is_type, others)):
             continue
         if fault["type"] == "too_short" and others:
             continue  # of its items, which were left out as faulty themselves
-        kept.append({**fault, "loc": (*location[:2], *location[3:]) if _is_branch(location) else location})
+        kept.append({**fault, "loc": (*location[:2], *location[3:]) if is_branch else location})
     return kept
 
 
-def _field(location: Sequence[str | int]) -> Sequence[str | int]:
-    return location[:2] if _is_branch(location) else location
-
-
-def _is_branch(location: Sequence[str | int]) -> bool:
-    """Sections but the model's hold plain values: a name below them is that of a type of the union."""
-    return len(location) > 2 and location[0] != "model" and isinstance(location[2], str)
+def _is_branch(location: Sequence[str | int], schema: dict[str, Any]) -> bool:
+    """Whether a name below a plain value of a section is that of a type of the value's union."""
+    if len(location) < 3 or location[0] == "model" or not isinstance(location[2], str):
+        return False
+    return not any(node.get("properties") for node in _nodes(location[:2], schema))
 
 
 def _is_type(fault: Any) -> bool:
     return str(fault["type"]).endswith("_type")
 
 
-def _explained(fault: Any, schema: Schema) -> str:
+def _explained(fault: Any, schema: dict[str, Any]) -> str:
     where = ".".join(str(part) for part in fault["loc"])
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        allowed = {key.lower(): key for key in allowed_keys(fault["loc"][:-1], schema())}
+        allowed = {key.lower(): key for key in allowed_keys(fault["loc"][:-1], schema)}
         close = difflib.get_close_matches(str(fault["loc"][-1]).lower(), allowed, n=1, cutoff=0.4)
         hint = f"did you mean {'.'.join([*where.split('.')[:-1], allowed[close[0]]])!r}?" if close else ""
         return f"unknown key {where!r}; {hint or 'allowed here: ' + ', '.join(sorted(allowed.values()))}"
@@ -76,10 +77,15 @@ def allowed_keys(location: Sequence[str | int], schema: dict[str, Any]) -> list[
 
 def is_whole_number(location: Sequence[str | int], schema: dict[str, Any]) -> bool:
     """Whether the value at ``location`` is an integer."""
+    return any(node.get("type") == "integer" for node in _nodes(location, schema))
+
+
+def _nodes(location: Sequence[str | int], schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """What the schema says of the value at ``location``: of each type that it may be of."""
     nodes: list[dict[str, Any]] = [schema]
     for part in location:
         nodes = [child for node in nodes for child in _children(node, part, schema)]
-    return any(node.get("type") == "integer" for node in nodes)
+    return nodes
 
 
 def _children(node: dict[str, Any], part: str | int, schema: dict[str, Any]) -> list[dict[str, Any]]:
