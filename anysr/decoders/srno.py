@@ -209,9 +209,10 @@ class Srno(nn.Module):
 
     def _fused_rows(self, states: FusedSrno, width: int) -> Iterator[tuple[int, Tensor]]:
         """The same passes, each in one compiled kernel."""
-        for block in self.blocks:
-            states.mixes.append(block.mix(states.moments(*block.keys_values_weight(width)), width))
-        yield from states.answer([_flat(self.fc1, width, width), _flat(self.fc2, width, 3)])
+        with torch.autocast(states.feat_Dhw.device.type, enabled=False):
+            for block in self.blocks:
+                states.mixes.append(block.mix(states.moments(*block.keys_values_weight(width)), width))
+            return states.answer([_flat(self.fc1, width, width), _flat(self.fc2, width, 3)])
 
 
 class _HiddenStates:

@@ -48,7 +48,7 @@ class FusedSrno:
 
     def answer(self, layers: _Layers) -> Iterator[tuple[int, Tensor]]:
         """Strips of the image, each its first row and (3, R, W), from the states and the last two layers."""
-        yield from self._walk(self._states(), [*self._after_gelu(), *layers], None)
+        return self._walk(self._states(), [*self._after_gelu(), *layers], None)
 
     def _states(self) -> list[CornerLift]:
         """The hidden states, and the first attention layer up to its GELU: both linear in the first layer's input."""
