@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from pipeline.train.context import Progress
 from pipeline.train.display import Display
@@ -46,7 +47,9 @@ class Mailbox:
 @contextmanager
 def shown_progress(total_steps: int) -> Iterator[Any]:
     """A mailbox whose events are displayed here while the block runs."""
-    mailbox = Mailbox.remote()  # type: ignore[attr-defined]
+    # On the driver's own node: it must not go with another one.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = Mailbox.options(scheduling_strategy=here).remote()  # type: ignore[attr-defined]
     done = threading.Event()
     with Display(sys.stdout, total_steps) as display:
         thread = threading.Thread(target=_show_all, args=(mailbox, display, done), name="progress", daemon=True)

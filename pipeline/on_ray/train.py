@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -36,6 +37,8 @@ from pipeline.train.finite import OneWorkerError
 from pipeline.train.loop import Outcome, train
 
 _CONTROLLER_FAILURES = 3
+# A lost node is believed to be there for half a minute, and each start that waits for it in vain counts as a failure.
+_PATIENCE_S = 180.0
 
 
 def fit_on_ray(config: TrainingConfig, sink: SinkSpec, callbacks: Sequence[UserCallback] = ()) -> Fitted:
@@ -136,7 +139,8 @@ def _run_config(config: TrainingConfig, callbacks: Sequence[UserCallback]) -> Ru
         storage_path=path,
         storage_filesystem=filesystem,
         failure_config=FailureConfig(
-            max_failures=config.ray.max_failures, controller_failure_limit=_CONTROLLER_FAILURES
+            max_failures=config.ray.max_failures,
+            controller_failure_limit=max(_CONTROLLER_FAILURES, math.ceil(_PATIENCE_S / config.ray.start_timeout_s)),
         ),
         checkpoint_config=CheckpointConfig(num_to_keep=config.ray.keep_checkpoints),
         callbacks=list(callbacks),

@@ -193,8 +193,9 @@ def test_a_node_lost_and_back(cluster, store, undisturbed):
 
     wait_for(lambda: bool(resumed()) or process.poll() is not None, 200)
     cluster.node = RayNode(cluster.head, 1, cluster.folder / "node-again.log")
-    assert process.wait(400) == 0, output
+    code = process.wait(400)
     reader.join(10)
+    assert code == 0, "".join(output[-30:])
     assert [" with 2 workers" in line for line in resumed()] == [False, True], output
     steps = [step for step, _ in series(store, "elastic")]
     assert steps == list(range(3, 601, 3))
