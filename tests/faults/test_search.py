@@ -94,7 +94,8 @@ def _is_one_tree_of_runs(uri):
 
 def test_a_search_with_everything_remote(cluster, store, mlflow_server, command):
     """Submitted to a cluster of two nodes; data, checkpoints and results on S3, MLflow on PostgreSQL."""
-    overrides = [*store.overrides, "run.name=remote", f"run.storage={store.runs}", "search.trials=2"]
+    overrides = [*store.overrides, "run.name=remote", f"run.storage={store.runs}"]
+    overrides += ["search.trials=2", "search.halving=null"]  # or the second may be stopped early
     env = environment(**cluster.environment, MLFLOW_TRACKING_URI=mlflow_server.uri)
     done = subprocess.run([*command, *overrides], env=env, capture_output=True, text=True, timeout=580)
     assert done.returncode == 0, done.stdout + done.stderr
