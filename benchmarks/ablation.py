@@ -25,13 +25,13 @@ import anysr
 from anysr import AnySR
 from anysr.metrics import psnr
 from benchmarks.ablation_report import write_report
-from benchmarks.fast_vs_textbook import commit, cpu_name
 from pipeline.config import TrainingConfig, load_config
 from pipeline.data.degrade import lr_hr_pair
 from pipeline.data.draws import ScaleGroupSampler, crop_macs
 from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import Pixels, decode_rgb, list_photos
 from pipeline.data.samples import StepBatches
+from pipeline.evaluation.environment import processor, short_commit
 from pipeline.evaluation.upscalers import to_tensor
 from pipeline.train.state import TrainState
 from pipeline.train.step import train_step
@@ -154,8 +154,11 @@ def run_variant(variant: str, config: TrainingConfig, budget: int, photos: Seque
         train_step(state, state.model, batches[step], config.train)
     cpu_s = time.process_time() - start
     model = state.best_model.eval()
-    about = (steps, budget / 1e12, sum(p.numel() for p in model.parameters()), cpu_s, cpu_name(), torch.__version__)
-    return [Row(variant, config.train.seed, scale, *_score(model, scale, photos), *about, commit()) for scale in SCALES]
+    about = (steps, budget / 1e12, sum(p.numel() for p in model.parameters()), cpu_s, processor(), torch.__version__)
+    return [
+        Row(variant, config.train.seed, scale, *_score(model, scale, photos), *about, short_commit())
+        for scale in SCALES
+    ]
 
 
 @torch.inference_mode()

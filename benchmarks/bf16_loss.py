@@ -18,7 +18,7 @@ from PIL import Image
 
 import anysr
 from anysr.metrics import psnr
-from benchmarks.fast_vs_textbook import commit, cpu_name
+from pipeline.evaluation.environment import processor, short_commit
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
                 scores = np.array([scores_of(image, single, half, scale) for image in sorted(args.images.glob("*.*"))])
                 mean = scores.mean(0)
                 row = [path.name, scale, len(scores), *mean.round(4), round(mean[0] - mean[1], 4)]
-                writer.writerow([*row, cpu_name(), torch.__version__, commit()])
+                writer.writerow([*row, processor(), torch.__version__, short_commit()])
                 file.flush()
                 print(*row)
 

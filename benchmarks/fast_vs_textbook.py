@@ -17,7 +17,6 @@ import csv
 import itertools
 import os
 import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
@@ -38,6 +37,7 @@ from anysr import (
 )
 from anysr.fast_linear import FastLinear
 from anysr.model import SubnetChoice
+from pipeline.evaluation.environment import processor, short_commit
 from tests import textbook
 
 NETWORKS = {
@@ -141,7 +141,7 @@ def measure(args: argparse.Namespace, network: str, scale: float, peak: float) -
             "train" if args.train else "infer", network, str(subnet), precision, kernel, scale, size, book, fast,
             book / fast, book_encoder, fast_encoder, (book - book_encoder) / upsampler_s, 1e-9 * costs.macs,
             2e-9 * costs.executed_macs / fast, 2e-9 * executed / upsampler_s, peak, difference, args.threads,
-            os.getloadavg()[0], cpu_name(), torch.__version__, platform.python_version(), commit(),
+            os.getloadavg()[0], processor(), torch.__version__, platform.python_version(), short_commit(),
         )  # fmt: skip
 
 
@@ -235,24 +235,6 @@ def peak_gflops(threads: int) -> float:
                     run()
                 best = max(best, 10 * 2e-9 * 2048 * 256 * 256 / (clock() - start))
     return best
-
-
-def cpu_name() -> str:
-    """The processor as the system names it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    return next(
-        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
-    )
-
-
-def commit() -> str:
-    """Commit of the working tree, with a mark where it holds changes."""
-    root = Path(__file__).resolve().parents[1]
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=root, capture_output=True, text=True, check=False
-    )
-    return described.stdout.strip() or "unknown"
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import psutil
 import torch
 from mlflow import MlflowClient
 
-from benchmarks.fast_vs_textbook import commit, cpu_name
+from pipeline.evaluation.environment import processor, short_commit
 from pipeline.on_ray.cluster import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -164,7 +164,7 @@ def evaluate(server: Server, turns: list[Turn]) -> list[Row]:
         steps = (mine[-1].step - mine[0].step) + _LOG_EVERY
         missing = steps // _LOG_EVERY - len({metric.step for metric in mine})
         median_ms = 1000 * _BATCH / statistics.median(metric.value for metric in mine)
-        hardware = (os.getloadavg()[0], cpu_name(), torch.__version__, commit())
+        hardware = (os.getloadavg()[0], processor(), torch.__version__, short_commit())
         rows.append(Row(number, turn.server, steps, median_ms, 1000 * turn.cpu_s / steps, missing, *hardware))
     return rows
 

@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import yaml
 
-from benchmarks.fast_vs_textbook import commit, cpu_name
+from pipeline.evaluation.environment import processor, short_commit
 
 ROOT = Path(__file__).resolve().parent.parent
 PRECISIONS = ("float32", "bfloat16")
@@ -69,10 +69,10 @@ def rows_of(folder: Path, precision: str) -> list[dict[str, Any]]:
     results = json.loads((folder / "scores.json").read_text())
     batch_size = yaml.safe_load((folder / "config.yaml").read_text())["train"]["batch_size"]
     about = {
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu_name(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor(),
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "commit": commit(),
+        "commit": short_commit(),
     }
     return [
         {

@@ -25,11 +25,11 @@ import PIL
 import torch
 from PIL import Image
 
-from benchmarks.fast_vs_textbook import commit, cpu_name
 from pipeline.config import TrainingConfig, load_config
 from pipeline.data.degrade import resize_bicubic
 from pipeline.data.photo_map import PhotoMap, open_photo_map
 from pipeline.data.samples import StepBatches
+from pipeline.evaluation.environment import processor, short_commit
 
 
 @dataclass
@@ -69,7 +69,7 @@ def main() -> None:
             samples = args.steps * config.train.batch_size
             row = Row(
                 lr_px, config.data.queries_per_crop, samples, mean_scale, seconds, samples / seconds, resize_s,
-                os.getloadavg()[0], cpu_name(), *versions, commit(),
+                os.getloadavg()[0], processor(), *versions, short_commit(),
             )  # fmt: skip
             writer.writerow(asdict(row))
             print(

@@ -27,7 +27,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from benchmarks.fast_vs_textbook import commit, cpu_name
+from pipeline.evaluation.environment import processor, short_commit
 
 ROOT = Path(__file__).resolve().parent.parent
 _LOG_EVERY = 10
@@ -77,7 +77,7 @@ def measure(rounds: int, steps: int, out: Path) -> None:
     import mlflow
     import ray
 
-    versions = (cpu_name(), os.cpu_count() or 1, torch.__version__, ray.__version__, mlflow.__version__)
+    versions = (processor(), os.cpu_count() or 1, torch.__version__, ray.__version__, mlflow.__version__)
     with out.open("w", newline="") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
         writer.writeheader()
@@ -85,7 +85,7 @@ def measure(rounds: int, steps: int, out: Path) -> None:
             for way in _WAYS:
                 load = os.getloadavg()[0]
                 times = run(way, steps)
-                row = Row(number, way, steps, *times, load, *versions, platform.python_version(), commit())
+                row = Row(number, way, steps, *times, load, *versions, platform.python_version(), short_commit())
                 writer.writerow(asdict(row))
                 file.flush()
                 print(

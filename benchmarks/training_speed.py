@@ -22,11 +22,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.fast_vs_textbook import commit, cpu_name
 from pipeline.config import TrainingConfig, load_config
 from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import photo_folder
 from pipeline.data.samples import Batch, StepBatches, batches_from
+from pipeline.evaluation.environment import processor, short_commit
 from pipeline.train.state import TrainState
 from pipeline.train.step import train_step
 
@@ -95,7 +95,7 @@ def measure(config: TrainingConfig, args: argparse.Namespace) -> Row:
     return Row(
         args.config.stem, _device().type, config.train.precision, config.data.loader_processes, kept_s, data_s,
         kept_s / data_s, kept_cpu, data_cpu, 1 - kept_cpu / data_cpu, config.train.batch_size / data_s, args.rounds,
-        count, torch.get_num_threads(), cpu_name(), torch.__version__, commit(),
+        count, torch.get_num_threads(), processor(), torch.__version__, short_commit(),
     )  # fmt: skip
 
 
@@ -128,7 +128,7 @@ def _profile(config: TrainingConfig, target: Path) -> None:
     sort = "self_device_time_total" if _device().type == "cuda" else "self_cpu_time_total"
     target.parent.mkdir(parents=True, exist_ok=True)
     table = found.key_averages().table(sort_by=sort, row_limit=20, max_name_column_width=45)
-    target.write_text(f"8 steps, {config.train.precision}, {cpu_name()}, torch {torch.__version__}\n{table}\n")
+    target.write_text(f"8 steps, {config.train.precision}, {processor()}, torch {torch.__version__}\n{table}\n")
 
 
 def _dataset(config: TrainingConfig) -> StepBatches:

@@ -41,8 +41,8 @@ def read_environments(folder: Path) -> list[dict[str, Any]]:
 def _describe() -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": _commit(),
-        "processor": _processor(),
+        "commit": short_commit(),
+        "processor": processor(),
         "cores": len(os.sched_getaffinity(0)),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else "none",
         "system": platform.platform(),
@@ -58,7 +58,8 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _commit() -> str:
+def short_commit() -> str:
+    """The commit of this code, ``-dirty`` behind it where files have changed; ``unknown`` outside of git."""
     command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -66,7 +67,8 @@ def _commit() -> str:
         return "unknown"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """This machine's processor, as the system names it."""
     if sys.platform == "linux":
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
