@@ -12,16 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from pipeline.on_ray.cluster import LocalCluster, free_ports
+from pipeline.on_ray.cluster import NODE_PORTS, LocalCluster, free_ports
 
-_PORTS = (
-    "dashboard-agent-listen-port",
-    "dashboard-agent-grpc-port",
-    "runtime-env-agent-port",
-    "metrics-export-port",
-    "node-manager-port",
-    "object-manager-port",
-)
 _WORKER_PORTS = 24
 _TRIES = 4
 
@@ -33,10 +25,10 @@ class RayNode:
         # A folder of its own, as on another machine: nodes that share one delete each other's working folders.
         self._temporary = tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True)
         self.temporary = Path(self._temporary.name)
-        ports = iter(free_ports(len(_PORTS) + _WORKER_PORTS))
+        ports = iter(free_ports(len(NODE_PORTS) + _WORKER_PORTS))
         command = [str(Path(sys.executable).with_name("ray")), "start", f"--address={cluster.address}", "--block"]
         command += ["--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}", "--disable-usage-stats"]
-        command += [f"--{name}={next(ports)}" for name in _PORTS]
+        command += [f"--{name}={next(ports)}" for name in NODE_PORTS]
         command.append(f"--temp-dir={self.temporary}")
         command += [f"--worker-port-list={','.join(map(str, ports))}", f"--object-store-memory={150 * 2**20}"]
         env = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | cluster.node_environment()

@@ -21,17 +21,16 @@ import psutil
 
 from pipeline.errors import UserError
 
-_PORTS = (
-    "port",
-    "dashboard-port",
+# The servers of every node, and those of the first one beside them.
+NODE_PORTS = (
     "dashboard-agent-listen-port",
     "dashboard-agent-grpc-port",
     "runtime-env-agent-port",
     "metrics-export-port",
     "node-manager-port",
     "object-manager-port",
-    "ray-client-server-port",
 )
+_PORTS = ("port", "dashboard-port", *NODE_PORTS, "ray-client-server-port")
 # Servers whose ports Ray takes from the environment; fixed ones would collide with another cluster's.
 _PORT_VARIABLES = ("AUTOSCALER_METRIC_PORT", "DASHBOARD_METRIC_PORT")
 _WORKER_PORTS = 64
