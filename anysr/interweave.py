@@ -93,9 +93,8 @@ def gated_conv3x3(conv: SlimConv2d, gate: Interweave | None, x_BCHW: Tensor, sca
     The mean of a convolution is linear in sums of its input, so without gradients the gate is known
     beforehand and goes into the weights, of each image its own: per pixel it costs nothing.
     """
-    weight, bias = prefix(conv, x_BCHW.shape[1], width)
     if gate is None:
-        return fast_conv3x3(x_BCHW, weight, bias, relu=True)
+        return fast_conv3x3(x_BCHW, *prefix(conv, x_BCHW.shape[1], width), relu=True)
     if torch.is_grad_enabled():
         y = conv(x_BCHW, width)
         return torch.relu_(y * gate(_Mean.apply(y), scale))

@@ -123,23 +123,23 @@ class ImageGrid:
     """Where the neighbours of an image's pixels lie: each row's, each column's."""
 
     def __init__(self, ys: AxisCorners, xs: AxisCorners, lr_cols: int) -> None:
-        self._index_y, self._index_x = (axis.index.int().contiguous() for axis in (ys, xs))
-        self._rel_y, self._rel_x = (axis.rel.float().contiguous() for axis in (ys, xs))
-        self._lr_cols = lr_cols
+        self.index_y, self.index_x = (axis.index.int().contiguous() for axis in (ys, xs))
+        self.rel_y, self.rel_x = (axis.rel.float().contiguous() for axis in (ys, xs))
+        self.lr_cols = lr_cols
 
 
 class StripGrid:
     """Some rows (3, R, W) of an image to fill, as the kernels take them."""
 
     def __init__(self, image: ImageGrid, strip: Strip, rgb_3RW: Tensor) -> None:
-        rows = slice(strip.top, strip.bottom)
-        assert rgb_3RW.is_contiguous() and rgb_3RW.dtype == torch.float32
-        assert rgb_3RW.shape[1:] == (strip.bottom - strip.top, image._index_x.shape[1])
-        own = [image._index_y[:, rows].contiguous(), image._rel_y[:, rows].contiguous()]
-        self._kept = [own[0], image._index_x, own[1], image._rel_x, rgb_3RW]
-        *places, rgb = (t.data_ptr() for t in self._kept)
         height, width = rgb_3RW.shape[1:]
-        self.structure = _Grid(*places, height, width, 0, height, strip.first, image._lr_cols, rgb)
+        assert rgb_3RW.is_contiguous() and rgb_3RW.dtype == torch.float32
+        assert (height, width) == (strip.bottom - strip.top, image.index_x.shape[1])
+        index_y, rel_y = (t[:, strip.top : strip.bottom].contiguous() for t in (image.index_y, image.rel_y))
+        # The structure holds addresses: what they point to has to live as long.
+        self._kept = (index_y, image.index_x, rel_y, image.rel_x, rgb_3RW)
+        *places, rgb = (t.data_ptr() for t in self._kept)
+        self.structure = _Grid(*places, height, width, 0, height, strip.first, image.lr_cols, rgb)
 
 
 def linear(x_QK: Tensor, layer: PackedLayers, parts: int) -> Tensor:
