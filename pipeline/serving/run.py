@@ -73,7 +73,6 @@ def serve_until_stopped(options: Options) -> None:
     joins = bool(os.environ.get("RAY_ADDRESS"))
     cpus = options.cpus or (1.0 if joins else max(1.0, (os.cpu_count() or 1) // options.replicas))
     print(f"starting {options.replicas} × {opened.path.stem} on Ray Serve …", flush=True)
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     with connected(None if joins else max(1, round(cpus * options.replicas))), _temporary_folder(joins) as folder:
         import ray
         from ray import serve
@@ -81,6 +80,7 @@ def serve_until_stopped(options: Options) -> None:
         from pipeline.serving.application import Settings
         from pipeline.serving.deployment import deploy
 
+        logging.getLogger("ray.serve").setLevel(logging.WARNING)
         _check_resources(ray.cluster_resources(), options, cpus)
         if joins and serve.status().applications:
             raise UserError("Ray Serve already runs applications on this cluster, on its own port; see docs/serving.md")
