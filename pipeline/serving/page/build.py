@@ -13,6 +13,7 @@ import gradio as gr
 from anysr.amounts import show_macs, show_seconds
 from anysr.imaging import NAMES_READ
 from anysr.upscaling import Enlargement
+from pipeline.serving.limits import ServiceLimits
 from pipeline.serving.page.facts import PageFacts
 from pipeline.serving.page.shelf import Shelf
 from pipeline.serving.requests import Answer, Job, Refusal
@@ -43,25 +44,22 @@ def build_page(service: Service, facts: PageFacts, shelf: Shelf) -> gr.Blocks:
                     height=150,
                     elem_id="photo",
                 )
-                scale = gr.Slider(*_SCALES, _FIRST_SCALE, step=0.01, label="Scale", elem_id="scale")
+                scale = gr.Slider(
+                    *_SCALES, _FIRST_SCALE, step=0.01, label="Scale", info="of both sides", elem_id="scale"
+                )
                 budget = gr.Slider(
                     facts.least_share,
                     100,
                     100,
                     step=1,
-                    label="Budget, %",
-                    info="Of the full network's multiply-adds. The best subnet within it is taken, never a wider one "
-                    "than the scale's own.",
+                    label="Budget in %",
+                    info="of the full network's multiply-adds",
                     elem_id="budget",
                 )
                 cost = gr.HTML(elem_id="cost")
-                gr.HTML(
-                    f'<p class="note">{html.escape(NAMES_READ)}, up to {limits.megabytes:g} MB and '
-                    f"{limits.megapixels_in:g} megapixels; enlargements up to {limits.megapixels_out:g} megapixels, "
-                    f"within {show_seconds(limits.seconds)}.</p>"
-                )
             with gr.Column(scale=3, min_width=340):
                 view = gr.HTML(_EMPTY, elem_id="view")
+        gr.HTML(f'<p class="note">{html.escape(_said(limits))}</p>')
         gr.on(
             [photo.upload, scale.change, budget.change],
             _handler(service, shelf),
@@ -77,11 +75,19 @@ def build_page(service: Service, facts: PageFacts, shelf: Shelf) -> gr.Blocks:
     return page.queue(max_size=4 * service.gate.places)
 
 
+def _said(limits: ServiceLimits) -> str:
+    return (
+        f"{NAMES_READ}, up to {limits.megabytes:g} MB and {limits.megapixels_in:g} megapixels; enlargements up to "
+        f"{limits.megapixels_out:g} megapixels, within {show_seconds(limits.seconds)}. Uploads are deleted after "
+        f"{show_seconds(_UPLOADS_KEPT_S)}."
+    )
+
+
 def page_options(service: Service) -> dict[str, Any]:
     """How the page is mounted: nothing of it comes from other servers, nothing of it is kept by them."""
     return {
         "theme": gr.themes.Default(primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
-            slider_color="#0f766e"
+            slider_color="#0f766e", block_info_text_color="*body_text_color_subdued"
         ),
         "css": (_HERE / "page.css").read_text(),
         "head": f'<script type="module">{(_HERE / "before_after.js").read_text()}</script>',
@@ -128,12 +134,11 @@ def _url(path: Path) -> str:
 
 def _priced(answer: Answer) -> str:
     (h, w), (height, width) = answer.lr_size, answer.size
-    own = f"subnet {answer.subnet}, the scale's own"
-    narrower = f"subnet {answer.subnet} instead of the scale's own, {answer.own_subnet}"
+    instead = "" if answer.subnet == answer.own_subnet else f" instead of {answer.own_subnet}"
     rows = {
         "size": f"{width} × {height} pixels",
         "from": f"{w} × {h}",
-        "network": own if answer.subnet == answer.own_subnet else narrower,
+        "subnet": f"{answer.subnet}{instead}",
         "multiply-adds": show_macs(answer.macs),
         "of the full network": f"{100 * answer.macs / answer.full_macs:.0f} %",
         "time": show_seconds(answer.seconds),
