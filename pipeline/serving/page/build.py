@@ -121,7 +121,7 @@ def _handler(service: Service, shelf: Shelf) -> Callable[..., Awaitable[tuple[st
 
 
 def _shown(answer: Answer, name: str, shelf: Shelf) -> str:
-    before, after = shelf.put({"before.png": answer.original or b"", "after.png": answer.data})
+    before, after = shelf.put({"before.png": answer.original or b"", name: answer.data})
     height, width = answer.size
     attributes = {"before": _url(before), "after": _url(after), "width": width, "height": height, "name": name}
     written = " ".join(f'{key}="{html.escape(str(value))}"' for key, value in attributes.items())
