@@ -1,7 +1,7 @@
 """Image files to pictures and back, losing nothing that a photo carries. Needs the ``images`` extra."""
 
 from anysr.imaging.picture import ImageError, Metadata, Picture
-from anysr.imaging.read import MAX_MEGAPIXELS, complete_size, read_image, upright_size
+from anysr.imaging.read import MAX_MEGAPIXELS, read_image
 from anysr.imaging.write import FORMATS, Format, encode_image, format_of, write_image
 
 __all__ = [
@@ -11,10 +11,8 @@ __all__ = [
     "ImageError",
     "Metadata",
     "Picture",
-    "complete_size",
     "encode_image",
     "format_of",
     "read_image",
-    "upright_size",
     "write_image",
 ]

@@ -7,7 +7,6 @@ it all becomes :class:`ImageError`.
 from __future__ import annotations
 
 import io
-import math
 import threading
 import warnings
 from collections.abc import Iterator
@@ -66,25 +65,6 @@ def read_image(source: bytes | Path, max_megapixels: float = MAX_MEGAPIXELS) -> 
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ImageError(f"damaged or cut short ({reason})") from None
-
-
-def upright_size(path: Path) -> tuple[int, int] | None:
-    """(H, W) as shown, from the header; None for what is no image or cannot be read."""
-    try:
-        with warnings.catch_warnings(), _opened(path.read_bytes()) as image:
-            warnings.simplefilter("ignore")
-            width, height = image.size
-            return (width, height) if orientation_of(image.getexif()) >= _FIRST_TURNED else (height, width)
-    except Exception:  # see above: decoders raise whatever they like
-        return None
-
-
-def complete_size(path: Path) -> tuple[int, int] | None:
-    """(H, W) of an image whose every pixel can be decoded; None where it is missing, damaged or no image."""
-    try:
-        return read_image(path, max_megapixels=math.inf).size
-    except (ImageError, OSError):
-        return None
 
 
 def _read(data: bytes, max_megapixels: float) -> Picture:
