@@ -57,9 +57,8 @@ def main() -> None:
             row = in_a_process(case, args)
             writer.writerow(row)
             file.flush()
-            print(*case, f"{row['peak_mib']:.0f} MiB, {row['before_mib']:.0f} before; {row['seconds']:.1f} s", flush=True)
-                *case, f"{row['peak_mib']:.0f} MiB ({row['before_mib']:.0f} before), {row['seconds']:.1f} s", flush=True
-            )
+            mib = f"{row['peak_mib']:.0f} MiB, {row['before_mib']:.0f} before"
+            print(*case, f"{mib}; {row['seconds']:.1f} s", flush=True)
 
 
 def parse() -> argparse.Namespace:

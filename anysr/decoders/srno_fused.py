@@ -16,7 +16,6 @@ from anysr.native.fused import (
     KeptStates,
     PackedLayers,
     StripGrid,
-    in_large_pages,
     linear,
     num_blocks_of,
     padded,
@@ -103,7 +102,7 @@ class _Table:
         self._col = lift.col.contiguous()
         rows = max(strip.last - strip.first for strip in all_strips)
         num_values = rows * feat_Dhw.shape[2] * len(CORNERS) * self._col.shape[1]
-        self._memory = in_large_pages((num_values,), feat_Dhw.dtype)
+        self._memory = feat_Dhw.new_empty(num_values)
 
     def lookup(self, strip: Strip) -> tuple[Tensor, Tensor, Tensor]:
         """(4 pixels, K) of the corners, (R, K) of the strip's rows, (W, K) of the columns."""

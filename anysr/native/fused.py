@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
-import math
-import mmap
 from collections.abc import Sequence
 from ctypes import Structure, byref, c_float, c_int32, c_void_p
 
@@ -147,21 +144,6 @@ class StripGrid:
         self.structure = _Grid(*places, height, width, 0, height, strip.first, image.lr_cols, rgb)
 
 
-def in_large_pages(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Zeros to be written over, in pages of 2 MiB where the system has them.
-
-    Fetching memory from it 4 KiB at a time takes longer than what the kernels fill it with.
-    """
-    size = math.prod(shape)
-    if size == 0:
-        return torch.empty(shape, dtype=dtype)
-    memory = mmap.mmap(-1, size * dtype.itemsize, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # a kernel without them
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
-
-
 def linear(x_QK: Tensor, layer: PackedLayers, parts: int, out: Tensor | None = None) -> Tensor:
     """(Q, N) of one linear layer whose N is a multiple of ``TILE``, in the type of the rows.
 
@@ -231,7 +213,7 @@ class KeptStates:
 
     def __init__(self, num_blocks: int, channels: int, most_bytes: int) -> None:
         room = max(0, min(num_blocks, most_bytes // (4 * BLOCK_ROWS * channels)))
-        self.states = in_large_pages((room, BLOCK_ROWS, channels), torch.float32)
+        self.states = torch.empty(room, BLOCK_ROWS, channels)
         self.are_known = False
         self.first_block = 0
 
