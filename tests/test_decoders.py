@@ -15,7 +15,7 @@ from anysr.decoders import DECODERS, Decoder, DecoderConfig, Srno
 from anysr.geometry import GridQueries, PointQueries
 from anysr.interweave import tap_sums
 from anysr.slimmable import copy_prefixes
-from tests import textbook
+from tests import textbook, textbook_encoders
 
 FEAT = 6
 CONFIGS: dict[str, DecoderConfig] = {
@@ -231,7 +231,7 @@ def test_edsr_with_folded_gates_equals_textbook(batch: int, width: int) -> None:
         InterweaveConfig(4),
     )
     encoder, image = AnySR(config).encoder, torch.rand(batch, 3, 7, 9) * 2 - 1
-    expected = textbook.edsr(encoder, image, (2.3, 1.7), width)
+    expected = textbook_encoders.edsr(encoder, image, (2.3, 1.7), width)
     torch.testing.assert_close(encoder(image, (2.3, 1.7), width), expected, rtol=0, atol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(encoder(image, (2.3, 1.7), width), expected, rtol=0, atol=1e-5)
