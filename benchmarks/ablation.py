@@ -106,7 +106,7 @@ def main() -> None:
     parser.add_argument("--train", type=Path, required=True, help="folder of photos to train on")
     parser.add_argument("--kodak", type=Path, required=True, help="folder of photos to score")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=1600, help="of the paper's recipe; sets the multiply-adds")
+    parser.add_argument("--steps", type=int, default=800, help="of the paper's recipe; sets the multiply-adds")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/ablation.csv"))
     parser.add_argument("--report", action="store_true", help="write table and plot from the rows there are")
