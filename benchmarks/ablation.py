@@ -103,8 +103,8 @@ class Row:
 def main() -> None:
     """Make the rows that are missing, seed by seed, then the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train", type=Path, required=True, help="folder of photos to train on")
-    parser.add_argument("--kodak", type=Path, required=True, help="folder of photos to score")
+    parser.add_argument("--train", type=Path, help="folder of photos to train on")
+    parser.add_argument("--kodak", type=Path, help="folder of photos to score")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=800, help="of the paper's recipe; sets the multiply-adds")
     parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=VARIANTS)
@@ -114,6 +114,8 @@ def main() -> None:
     if args.report:
         write_report(args.out)
         return
+    if args.train is None or args.kodak is None:
+        parser.error("--train and --kodak are needed to make rows")
     torch.set_num_threads(1)
     budget = spent_macs(configure(PAPER, seed=0), args.steps)
     photos = [central_crop(decode_rgb(path, 100), CROP_PX) for path in list_photos(args.kodak)]
