@@ -87,6 +87,12 @@ class PointQueries:
 Queries = GridQueries | PointQueries
 
 
+def scale_of(queries: Queries, feat_BDhw: Tensor) -> Pair:
+    """The scale that the queries were made for, or else the ratio of their size to the features'."""
+    height, width = feat_BDhw.shape[-2:]
+    return queries.scale or (queries.size[0] / height, queries.size[1] / width)
+
+
 @dataclass(frozen=True)
 class AxisCorners:
     """The two LR pixels that surround each query along one axis.

@@ -92,7 +92,11 @@ def liif(decoder: Liif, feat: Tensor, image: Tensor, coord: Tensor, cell: tuple[
     rgb = torch.zeros(())
     for pred, area in zip(preds, reversed(areas), strict=True):
         rgb = rgb + pred * (area / total).unsqueeze(-1)
-    return rgb if decoder.config.skip == "none" else rgb + bilinear(image, coord)
+    if decoder.config.skip == "none":
+        return rgb
+    scale = max(2 / (side * n) for side, n in zip(cell, feat.shape[-2:], strict=True))
+    fade_in = decoder.config.fade_in
+    return rgb * (min(1.0, (scale - 1) / fade_in) if fade_in else 1.0) + bilinear(image, coord)
 
 
 def srno(decoder: Srno, feat: Tensor, image: Tensor, coord: Tensor, cell: tuple[float, float], width: int) -> Tensor:
