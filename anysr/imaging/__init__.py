@@ -1,7 +1,7 @@
 """Image files to pictures and back, losing nothing that a photo carries. Needs the ``images`` extra."""
 
 from anysr.imaging.picture import ImageError, Metadata, NoImageError, Picture
-from anysr.imaging.read import MAX_MEGAPIXELS, NAMES_READ, complete_size, read_image, upright_size
+from anysr.imaging.read import MAX_MEGAPIXELS, NAMES_READ, read_image, upright_size
 from anysr.imaging.write import FORMATS, Format, encode_image, format_of, write_image
 
 __all__ = [
@@ -13,10 +13,8 @@ __all__ = [
     "Metadata",
     "NoImageError",
     "Picture",
-    "complete_size",
     "encode_image",
     "format_of",
     "read_image",
-    "upright_size",
     "write_image",
 ]

@@ -7,7 +7,6 @@ it all becomes :class:`ImageError`.
 from __future__ import annotations
 
 import io
-import math
 import threading
 import warnings
 from collections.abc import Iterator
@@ -77,14 +76,6 @@ def upright_size(source: bytes | Path) -> tuple[int, int] | None:
             width, height = image.size
             return (width, height) if orientation_of(image.getexif()) >= _FIRST_TURNED else (height, width)
     except Exception:  # see above: decoders raise whatever they like
-        return None
-
-
-def complete_size(path: Path) -> tuple[int, int] | None:
-    """(H, W) of an image whose every pixel can be decoded; None where it is missing, damaged or no image."""
-    try:
-        return read_image(path, max_megapixels=math.inf).size
-    except (ImageError, OSError):
         return None
 
 
