@@ -20,10 +20,10 @@ class ServiceLimits:
         waiting: requests beside those in work; more get 503.
     """
 
-    megabytes: float = 32
-    megapixels_in: float = 16
-    megapixels_out: float = 64
-    seconds: float = 60
+    megabytes: float = 32.0
+    megapixels_in: float = 16.0
+    megapixels_out: float = 64.0
+    seconds: float = 60.0
     waiting: int = 8
 
     def __post_init__(self) -> None:

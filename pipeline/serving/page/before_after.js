@@ -5,14 +5,12 @@
 const chosen = { divider: 0.5, isFitted: false };
 
 class BeforeAfter extends HTMLElement {
+  // The page writes a new answer over the attributes of the one before.
+  static observedAttributes = ["before", "after", "width", "height", "name"];
+
   connectedCallback() {
-    this.size = { width: Number(this.getAttribute("width")), height: Number(this.getAttribute("height")) };
-    this.attachShadow({ mode: "open" }).innerHTML = TEMPLATE;
+    if (!this.shadowRoot) this.attachShadow({ mode: "open" }).innerHTML = TEMPLATE;
     this.part$ = (name) => this.shadowRoot.querySelector(`[part="${name}"]`);
-    this.part$("before").src = this.getAttribute("before");
-    this.part$("after").src = this.getAttribute("after");
-    this.part$("download").href = this.getAttribute("after");
-    this.part$("download").download = this.getAttribute("name");
     this.part$("exact").onclick = () => this.zoom(false);
     this.part$("fitted").onclick = () => this.zoom(true);
     this.part$("view").onscroll = () => this.draw();
@@ -21,6 +19,24 @@ class BeforeAfter extends HTMLElement {
     pan(this.part$("view"));
     this.resized = new ResizeObserver(() => this.zoom(chosen.isFitted));
     this.resized.observe(this.part$("frame"));
+    this.show();
+  }
+
+  attributeChangedCallback() {
+    if (!this.resized || this.isChanging) return;
+    this.isChanging = true; // all attributes of one answer change together
+    queueMicrotask(() => {
+      this.isChanging = false;
+      if (this.isConnected) this.show();
+    });
+  }
+
+  show() {
+    this.size = { width: Number(this.getAttribute("width")), height: Number(this.getAttribute("height")) };
+    this.part$("before").src = this.getAttribute("before");
+    this.part$("after").src = this.getAttribute("after");
+    this.part$("download").href = this.getAttribute("after");
+    this.part$("download").download = this.getAttribute("name");
     this.zoom(chosen.isFitted);
     const view = this.part$("view");
     view.scrollTo((view.scrollWidth - view.clientWidth) / 2, (view.scrollHeight - view.clientHeight) / 2);
