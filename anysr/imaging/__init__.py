@@ -16,5 +16,6 @@ __all__ = [
     "encode_image",
     "format_of",
     "read_image",
+    "upright_size",
     "write_image",
 ]

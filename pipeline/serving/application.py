@@ -12,12 +12,14 @@ from starlette.types import ASGIApp
 
 from pipeline.serving.access import BodyLimit, TokenRequired
 from pipeline.serving.endpoint import add_endpoint
+from pipeline.serving.hearing import HeardOut
 from pipeline.serving.limits import Gate, ServiceLimits
 from pipeline.serving.page.facts import PageFacts
 from pipeline.serving.requests import Answer, Job, Refusal
 from pipeline.serving.service import Service
 
 _SHELF_BYTES, _SHELF_S = 10**9, 900
+_HEARD_OUT = 4  # times the largest body allowed
 
 
 @dataclass(frozen=True)
@@ -53,4 +55,6 @@ def build_application(settings: Settings, enlarge: Callable[[Job], Awaitable[Ans
     shelf = Shelf(Path(tempfile.mkdtemp(prefix="results-", dir=folder)), _SHELF_BYTES, _SHELF_S)
     gradio.mount_gradio_app(app, build_page(service, settings.facts, shelf), "/", **page_options(service))
     outer: ASGIApp = BodyLimit(app, settings.limits.max_bytes, Gate(service.gate.places))
-    return outer if settings.token_sha256 is None else TokenRequired(outer, settings.token_sha256)
+    if settings.token_sha256 is not None:
+        outer = TokenRequired(outer, settings.token_sha256)
+    return HeardOut(outer, _HEARD_OUT * settings.limits.max_bytes)

@@ -20,6 +20,7 @@ from pipeline.errors import UserError
 from pipeline.serving.access import sha256
 from pipeline.serving.application import Settings, build_application
 from pipeline.serving.enlarge import answer
+from pipeline.serving.hearing import HeardOut
 from pipeline.serving.limits import Gate, ServiceLimits
 from pipeline.serving.page.facts import facts_of
 from pipeline.serving.page.shelf import Shelf
@@ -261,3 +262,23 @@ def test_a_worker_survives_time_outs_kills_and_hostile_files(tmp_path):
             assert image.size == (32, 24)
     finally:
         worker.stop()
+
+
+@pytest.mark.parametrize(("chunks", "taken"), [(3, 3), (9, 5)])
+def test_a_refusal_waits_for_the_end_of_a_body_within_reason(chunks, taken):
+    """Clients that are still sending would tell of a broken connection instead."""
+    events = []
+
+    async def refuse(scope, receive, send):
+        await send({"type": "http.response.start", "status": 503, "headers": []})
+        await send({"type": "http.response.body", "body": b"full"})
+
+    async def receive():
+        events.append("chunk")
+        return {"type": "http.request", "body": bytes(100), "more_body": events.count("chunk") < chunks}
+
+    async def send(message):
+        events.append(message["type"])
+
+    asyncio.run(HeardOut(refuse, 400)({"type": "http", "method": "POST"}, receive, send))
+    assert events == ["chunk"] * taken + ["http.response.start", "http.response.body"]

@@ -5,45 +5,41 @@
 const chosen = { divider: 0.5, isFitted: false };
 
 class BeforeAfter extends HTMLElement {
+  // The page writes a new answer over the attributes of the one before.
   static observedAttributes = ["before", "after", "width", "height", "name"];
 
   connectedCallback() {
-    if (!this.shadowRoot) this.build();
-    this.resized.observe(this.named("frame"));
+    if (!this.shadowRoot) this.attachShadow({ mode: "open" }).innerHTML = TEMPLATE;
+    this.part$ = (name) => this.shadowRoot.querySelector(`[part="${name}"]`);
+    this.part$("exact").onclick = () => this.zoom(false);
+    this.part$("fitted").onclick = () => this.zoom(true);
+    this.part$("view").onscroll = () => this.draw();
+    this.part$("divider").onkeydown = (event) => this.press(event);
+    drag(this.part$("divider"), (event) => this.slide(event.clientX));
+    pan(this.part$("view"));
+    this.resized = new ResizeObserver(() => this.zoom(chosen.isFitted));
+    this.resized.observe(this.part$("frame"));
     this.show();
   }
 
-  // Gradio puts a new picture into the element that is there, one attribute after the other.
   attributeChangedCallback() {
-    if (this.shadowRoot) this.show();
-  }
-
-  build() {
-    this.attachShadow({ mode: "open" }).innerHTML = TEMPLATE;
-    this.named("exact").onclick = () => this.zoom(false);
-    this.named("fitted").onclick = () => this.zoom(true);
-    this.named("view").onscroll = () => this.draw();
-    this.named("divider").onkeydown = (event) => this.press(event);
-    drag(this.named("divider"), (event) => this.slide(event.clientX));
-    pan(this.named("view"));
-    this.resized = new ResizeObserver(() => this.zoom(chosen.isFitted));
-  }
-
-  named(part) {
-    return this.shadowRoot.querySelector(`[part="${part}"]`);
+    if (!this.resized || this.isChanging) return;
+    this.isChanging = true; // all attributes of one answer change together
+    queueMicrotask(() => {
+      this.isChanging = false;
+      if (this.isConnected) this.show();
+    });
   }
 
   show() {
-    const view = this.named("view");
-    const across = (view.scrollLeft + view.clientWidth / 2) / view.scrollWidth || 0.5;
-    const down = (view.scrollTop + view.clientHeight / 2) / view.scrollHeight || 0.5;
     this.size = { width: Number(this.getAttribute("width")), height: Number(this.getAttribute("height")) };
-    for (const name of ["before", "after"]) this.named(name).src = this.getAttribute(name);
-    this.named("download").href = this.getAttribute("after");
-    this.named("download").download = this.getAttribute("name");
+    this.part$("before").src = this.getAttribute("before");
+    this.part$("after").src = this.getAttribute("after");
+    this.part$("download").href = this.getAttribute("after");
+    this.part$("download").download = this.getAttribute("name");
     this.zoom(chosen.isFitted);
-    // The same part of the scene stays in the middle, of a larger picture, too.
-    view.scrollTo(across * view.scrollWidth - view.clientWidth / 2, down * view.scrollHeight - view.clientHeight / 2);
+    const view = this.part$("view");
+    view.scrollTo((view.scrollWidth - view.clientWidth) / 2, (view.scrollHeight - view.clientHeight) / 2);
   }
 
   disconnectedCallback() {
@@ -52,31 +48,31 @@ class BeforeAfter extends HTMLElement {
 
   zoom(isFitted) {
     chosen.isFitted = isFitted;
-    const view = this.named("view");
+    const view = this.part$("view");
     const exact = 1 / window.devicePixelRatio;
-    const fitting = Math.min(this.named("frame").clientWidth / this.size.width, maxHeight() / this.size.height, exact);
+    const fitting = Math.min(this.part$("frame").clientWidth / this.size.width, maxHeight() / this.size.height, exact);
     const factor = isFitted ? fitting : exact;
-    const stage = this.named("stage");
+    const stage = this.part$("stage");
     stage.style.width = `${this.size.width * factor}px`;
     stage.style.height = `${this.size.height * factor}px`;
     view.style.maxHeight = `${maxHeight()}px`;
-    this.named("exact").setAttribute("aria-pressed", !isFitted);
-    this.named("fitted").setAttribute("aria-pressed", isFitted);
+    this.part$("exact").setAttribute("aria-pressed", !isFitted);
+    this.part$("fitted").setAttribute("aria-pressed", isFitted);
     this.draw();
   }
 
   draw() {
-    const [view, stage, divider] = [this.named("view"), this.named("stage"), this.named("divider")];
+    const [view, stage, divider] = [this.part$("view"), this.part$("stage"), this.part$("divider")];
     const x = chosen.divider * view.clientWidth;
     const inside = Math.max(0, Math.min(stage.offsetWidth, x + view.scrollLeft - stage.offsetLeft));
-    this.named("before").style.clipPath = `inset(0 ${stage.offsetWidth - inside}px 0 0)`;
+    this.part$("before").style.clipPath = `inset(0 ${stage.offsetWidth - inside}px 0 0)`;
     divider.style.left = `${x}px`;
     divider.style.height = `${view.clientHeight}px`;
     divider.setAttribute("aria-valuenow", Math.round(100 * chosen.divider));
   }
 
   slide(clientX) {
-    const view = this.named("view");
+    const view = this.part$("view");
     this.divide((clientX - view.getBoundingClientRect().left) / view.clientWidth);
   }
 
@@ -166,8 +162,3 @@ const TEMPLATE = `
 </div>`;
 
 customElements.define("before-after", BeforeAfter);
-
-// Gradio's button for files opens its dialogue by the space bar alone.
-document.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && event.target.matches("#photo button[aria-dropeffect]")) event.target.click();
-});

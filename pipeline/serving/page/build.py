@@ -20,10 +20,16 @@ from pipeline.serving.requests import Answer, Job, Refusal
 from pipeline.serving.service import Service
 
 _HERE = Path(__file__).parent
+_SCRIPTS = ("before_after.js", "upload_by_enter.js")
 _SCALES, _FIRST_SCALE = (1.0, 8.0), 2.0
 _UPLOADS_KEPT_S, _SWEEP_S = 900, 60
-# Moving a slider fires many changes: wait for the hand to rest. The last one is always handled.
-_REST = "async (...values) => { await new Promise((done) => setTimeout(done, 200)); return values; }"
+# Moving a slider fires many changes: wait for the hand to rest. Gradio loses changes that come meanwhile, therefore the
+# sliders are read at the end of the wait.
+_REST = """async (photo) => {
+  await new Promise((done) => setTimeout(done, 200));
+  const now = (id) => Number(document.querySelector(`#${id} input[type=range]`).value);
+  return [photo, now("scale"), now("budget")];
+}"""
 _EMPTY = '<div class="empty"><p>Before and after appear here.</p></div>'
 
 
@@ -79,7 +85,7 @@ def _said(limits: ServiceLimits) -> str:
     return (
         f"{NAMES_READ}, up to {limits.megabytes:g} MB and {limits.megapixels_in:g} megapixels; enlargements up to "
         f"{limits.megapixels_out:g} megapixels, within {show_seconds(limits.seconds)}. Uploads are deleted after "
-        f"{show_seconds(_UPLOADS_KEPT_S)}."
+        f"{_UPLOADS_KEPT_S // 60} minutes."
     )
 
 
@@ -90,7 +96,7 @@ def page_options(service: Service) -> dict[str, Any]:
             slider_color="#0f766e", block_info_text_color="*body_text_color_subdued"
         ),
         "css": (_HERE / "page.css").read_text(),
-        "head": f'<script type="module">{(_HERE / "before_after.js").read_text()}</script>',
+        "head": "".join(f'<script type="module">{(_HERE / name).read_text()}</script>' for name in _SCRIPTS),
         "max_file_size": service.limits.max_bytes,
         "footer_links": [],
         "run_history": False,
