@@ -13,7 +13,6 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,15 +35,14 @@ from pipeline.evaluation.scales import BOUNDARIES, SWEEPS, Scale, named_sweeps, 
 from pipeline.evaluation.suites import open_suite
 from pipeline.evaluation.summary import print_summary
 from pipeline.evaluation.upscalers import Network, open_upscaler
-from pipeline.on_ray.submit import change_folder, exit_on_signals, submit_command
+from pipeline.on_ray.submit import change_folder, exit_on_signals, jobs_address, submit_command
 from pipeline.tracking.evaluation_run import log_evaluation
 
 
 def main() -> int:
     """Parse, check everything that can be checked beforehand, score, print the means."""
     args = _parser().parse_args()
-    address = os.environ.get("RAY_ADDRESS", "")
-    if not args.local and address.startswith(("http://", "https://")):
+    if not args.local and (address := jobs_address()):
         return submit_command(ROOT, "jobs/evaluate.py", address)
     change_folder(args.chdir)
     evaluation = _evaluation(args)

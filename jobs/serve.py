@@ -13,7 +13,6 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -23,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from anysr.cli.models import MODEL_HELP
 from pipeline.errors import run_command
-from pipeline.on_ray.submit import exit_on_signals, follow_job, is_this_machine
+from pipeline.on_ray.submit import change_folder, exit_on_signals, jobs_address, submit_command
 from pipeline.serving.limits import ServiceLimits
 from pipeline.serving.run import Options, serve_until_stopped
 
@@ -41,11 +40,10 @@ def main() -> int:
     args = _parser().parse_args()
     limits = ServiceLimits(**{field.name: getattr(args, field.name) for field in fields(ServiceLimits)})
     options = Options(args.model, args.host, args.port, args.replicas, args.cpus, args.gpu, limits)
+    if address := jobs_address():
+        return submit_command(ROOT, "jobs/serve.py", address)
+    change_folder(args.chdir)
     exit_on_signals()
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address.startswith(("http://", "https://")):
-        python = sys.executable if is_this_machine(address) else "python"
-        return follow_job(ROOT, {}, python, sys.argv[1:], {}, "jobs/serve.py")
     serve_until_stopped(options)
     return 0
 
@@ -61,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--replicas", type=int, default=1, help="images worked on at the same time (default: 1)")
     add("--cpus", type=float, help="of each replica (default: this machine's shared among them; on a cluster 1)")
     add("--gpu", action="store_true", help="one GPU for each replica")
+    add("--chdir", type=Path, help="folder that paths are relative to")
     limits = parser.add_argument_group("limits")
     for field in fields(ServiceLimits):
         flag, kind = f"--{field.name.replace('_', '-')}", type(field.default)

@@ -13,7 +13,6 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline.errors import run_command
 from pipeline.on_ray.connect import connected
-from pipeline.on_ray.submit import exit_on_signals, follow_job, is_this_machine, local_paths
+from pipeline.on_ray.submit import exit_on_signals, follow_job, is_this_machine, jobs_address, local_paths
 from pipeline.search.run import run_search
 from pipeline.search.space import load_space
 
@@ -42,8 +41,7 @@ def main() -> int:
         print("\n".join(f"{key}: {variable}" for key, variable in space.variables.items()))
         return 0
     exit_on_signals()
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address.startswith(("http://", "https://")):
+    if address := jobs_address():
         here = is_this_machine(address)
         overrides = [*args.overrides, *(local_paths(space.reference()) if here else [])]
         files = {"--config": args.config, "--space": args.space}

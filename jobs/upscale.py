@@ -18,7 +18,6 @@ request cannot be met; 130 interrupted.
 from __future__ import annotations
 
 import argparse
-import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -37,15 +36,14 @@ from pipeline.batch.enlarge import Order, Outcome
 from pipeline.batch.run import Spread, enlarge_all
 from pipeline.batch.units import Unit, find_units
 from pipeline.errors import UserError, run_command
-from pipeline.on_ray.submit import change_folder, exit_on_signals, submit_command
+from pipeline.on_ray.submit import change_folder, exit_on_signals, jobs_address, submit_command
 from pipeline.storage.places import Place, parse_place
 
 
 def main() -> int:
     """Parse, check everything that can be checked beforehand, enlarge."""
     args = _parser().parse_args()
-    address = os.environ.get("RAY_ADDRESS", "")
-    if address.startswith(("http://", "https://")):
+    if address := jobs_address():
         return submit_command(ROOT, "jobs/upscale.py", address)
     change_folder(args.chdir)
     order = _order(args)

@@ -185,7 +185,8 @@ class Liif(nn.Module):
                 with torch.autocast(feat_BDhw.device.type, enabled=False):
                     decode(strip, conv3x3_rows(feat_BDhw[b], kernel, bias, strip), rgb_3RW)
                 if self.config.skip == "bilinear":
-                    rgb_3RW *= share
+                    if share < 1:
+                        rgb_3RW *= share
                     rgb_3RW += bilinear_rows(image_B3hw[b, None], queries.size, strip.top, strip.bottom)[0]
                 yield Rows(b, strip.top, rgb_3RW)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from anysr.imaging import MAX_MEGAPIXELS, Format, ImageError, encode_image, read_image
+from anysr.imaging import MAX_MEGAPIXELS, Format, ImageError, Picture, encode_image, read_image
 from anysr.imaging.guard import time_limit
 from anysr.upscaling.plan import Request
 from anysr.upscaling.upscaler import Progress, Result, Upscaler
@@ -58,8 +58,24 @@ def enlarge_file(
         BudgetError, ValueError, MemoryError: see :meth:`Upscaler.enlarge`.
     """
     options = options or FileOptions()
+    return enlarge_picture(upscaler, decode(data, options), request, spec, options, progress)
+
+
+def decode(data: bytes, options: FileOptions) -> Picture:
+    """The first half of :func:`enlarge_file`, for who wants to see the picture in between."""
     with time_limit(_DECODE_LIMIT_S, "decoding it"):
-        picture = read_image(data, options.max_megapixels)
+        return read_image(data, options.max_megapixels)
+
+
+def enlarge_picture(
+    upscaler: Upscaler,
+    picture: Picture,
+    request: Request,
+    spec: Format,
+    options: FileOptions,
+    progress: Progress | None = None,
+) -> tuple[bytes, Result]:
+    """The second half of :func:`enlarge_file`."""
     height, width = request.enlargement.resolve(picture.size).size
     if height * width > options.max_megapixels * 1e6:
         raise ImageError(f"{width} x {height} pixels are more than --max-megapixels {options.max_megapixels:g}")

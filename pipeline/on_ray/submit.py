@@ -60,6 +60,12 @@ def follow_job(
         return _follow(stage, entrypoint, {**_authentication(), **os.environ, **environment}, stop=not environment)
 
 
+def jobs_address() -> str | None:
+    """``RAY_ADDRESS`` where that takes jobs; None for a cluster to join, or none."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return address if address.startswith(("http://", "https://")) else None
+
+
 def submit_command(root: Path, script: str, address: str) -> int:
     """Run this process's own command line as a job of the cluster at an address; answers its exit code.
 

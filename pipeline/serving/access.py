@@ -17,6 +17,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pipeline.serving.endpoint import refused
+from pipeline.serving.hearing import may_have_body
 from pipeline.serving.limits import Gate
 from pipeline.serving.requests import Refusal
 
@@ -24,8 +25,7 @@ UPLOAD_SUFFIX = "/upload"  # of the path that the page sends files to
 _COOKIE, _LOGIN = "anysr_session", "/login"
 _MAX_LOGIN_BYTES = 4096
 _MULTIPART_BYTES = 4096  # what a form adds to the file in it
-_UNAUTHORIZED, _LENGTH_REQUIRED, _TOO_LARGE, _BUSY, _SEE_OTHER = 401, 411, 413, 503, 303
-_RETRY_AFTER_S = 5
+_UNAUTHORIZED, _LENGTH_REQUIRED, _TOO_LARGE, _SEE_OTHER = 401, 411, 413, 303
 
 
 class BodyLimit:
@@ -38,7 +38,7 @@ class BodyLimit:
         self.app, self.max_bytes, self.uploads = app, max_bytes, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if not may_have_body(scope):
             await self.app(scope, receive, send)
             return
         is_upload = scope["path"].endswith(UPLOAD_SUFFIX)
@@ -47,7 +47,7 @@ class BodyLimit:
             await refused(refusal)(scope, receive, send)
         elif is_upload:
             with self.uploads.place() as free:
-                busy = refused(Refusal(_BUSY, "too many uploads at the same time; try again", _RETRY_AFTER_S))
+                busy = refused(Refusal.busy("too many uploads at the same time"))
                 await (self.app if free else busy)(scope, receive, send)
         else:
             await self.app(scope, receive, send)

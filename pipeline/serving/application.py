@@ -18,7 +18,7 @@ from pipeline.serving.page.facts import PageFacts
 from pipeline.serving.requests import Answer, Job, Refusal
 from pipeline.serving.service import Service
 
-_SHELF_BYTES, _SHELF_S = 10**9, 900
+_SHELF_BYTES = 10**9
 _HEARD_OUT = 4  # times the largest body allowed
 
 
@@ -44,7 +44,7 @@ def build_application(settings: Settings, enlarge: Callable[[Job], Awaitable[Ans
     import gradio
 
     from pipeline.serving.page.build import build_page, page_options
-    from pipeline.serving.page.shelf import Shelf
+    from pipeline.serving.page.shelf import KEPT_S, Shelf
 
     service = Service(enlarge, settings.limits, settings.replicas)
     app = FastAPI(openapi_url=None)
@@ -52,7 +52,7 @@ def build_application(settings: Settings, enlarge: Callable[[Job], Awaitable[Ans
     # Gradio serves files of its upload folder only.
     folder = Path(gradio.utils.get_upload_folder())
     folder.mkdir(parents=True, exist_ok=True)
-    shelf = Shelf(Path(tempfile.mkdtemp(prefix="results-", dir=folder)), _SHELF_BYTES, _SHELF_S)
+    shelf = Shelf(Path(tempfile.mkdtemp(prefix="results-", dir=folder)), _SHELF_BYTES, KEPT_S)
     gradio.mount_gradio_app(app, build_page(service, settings.facts, shelf), "/", **page_options(service))
     outer: ASGIApp = BodyLimit(app, settings.limits.max_bytes, Gate(service.gate.places))
     if settings.token_sha256 is not None:

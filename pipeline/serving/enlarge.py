@@ -6,9 +6,9 @@ import math
 from dataclasses import replace
 
 from anysr.cost import cost
-from anysr.imaging import FORMATS, NoImageError, Picture, encode_image, read_image, upright_size
+from anysr.imaging import FORMATS, NoImageError, Picture, encode_image, upright_size
 from anysr.model import AnySR
-from anysr.upscaling import BudgetError, FileOptions, Limits, Request, Result, Upscaler, enlarge_file
+from anysr.upscaling import BudgetError, FileOptions, Limits, Request, Result, Upscaler, decode, enlarge_picture
 from pipeline.errors import one_line
 from pipeline.serving.limits import ServiceLimits
 from pipeline.serving.requests import Answer, Job, Refusal
@@ -47,15 +47,13 @@ def _too_large(size: tuple[int, int], job: Job, limits: ServiceLimits) -> str:
 
 
 def _enlarge(upscaler: Upscaler, limits: ServiceLimits, job: Job) -> Answer:
-    largest = max(limits.megapixels_in, limits.megapixels_out)  # headers may lie
+    options = FileOptions(job.quality, max(limits.megapixels_in, limits.megapixels_out))  # headers may lie
+    picture = decode(job.data, options)
     request = Request(job.enlargement, Limits() if job.budget_is_share else Limits(macs=job.budget), job.subnet)
-    original = None
-    if job.budget_is_share or job.wants_original:
-        picture = read_image(job.data, largest)
-        if job.budget_is_share and job.budget is not None:
-            request = _with_share(upscaler, picture, request, job.budget)
-        original = encode_image(picture, FORMATS["PNG"])[0] if job.wants_original else None
-    encoded, result = enlarge_file(upscaler, job.data, request, job.spec, FileOptions(job.quality, largest))
+    if job.budget_is_share and job.budget is not None:
+        request = _with_share(upscaler, picture, request, job.budget)
+    original = encode_image(picture, FORMATS["PNG"])[0] if job.wants_original else None
+    encoded, result = enlarge_picture(upscaler, picture, request, job.spec, options)
     return _as_answer(upscaler.model, encoded, original, result)
 
 

@@ -10,6 +10,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 _PATIENCE_S = 20.0
 
 
+def may_have_body(scope: Scope) -> bool:
+    """Whether something may be sent with a request."""
+    return scope["type"] == "http" and scope["method"] not in ("GET", "HEAD", "OPTIONS")
+
+
 class HeardOut:
     """Takes in what is left of a body, and forgets it, before the answer goes out.
 
@@ -25,7 +30,7 @@ class HeardOut:
         self.app, self.max_bytes = app, max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if not may_have_body(scope):
             await self.app(scope, receive, send)
             return
         heard, is_over = 0, False

@@ -12,6 +12,7 @@ from anysr.model import SubnetChoice
 from anysr.upscaling import Enlargement
 from anysr.upscaling.targets import parse_scale, parse_size
 
+_BUSY, _RETRY_AFTER_S = 503, 5
 _PARAMETERS = ("scale", "size", "width", "height", "long-edge", "budget", "subnet", "format", "quality")
 
 
@@ -91,6 +92,11 @@ class Refusal:
     status: int
     reason: str
     retry_after_s: int | None = None
+
+    @classmethod
+    def busy(cls, why: str) -> Refusal:
+        """There is no place at the moment."""
+        return cls(_BUSY, f"{why}; try again", _RETRY_AFTER_S)
 
 
 def parse_job(query: Mapping[str, str]) -> Job:

@@ -11,8 +11,7 @@ from pipeline.serving.limits import Gate, ServiceLimits
 from pipeline.serving.requests import Answer, Job, Refusal
 from pipeline.serving.worker import refused_for_time
 
-_BUSY, _FAILED = 503, 500
-_RETRY_AFTER_S = 5
+_FAILED = 500
 
 
 class Service:
@@ -34,7 +33,7 @@ class Service:
         """Do the job that ``prepare`` makes once there is a place; what it reads counts to the request's time."""
         with self.gate.place() as free:
             if not free:
-                return Refusal(_BUSY, f"{self.gate.places} requests are in work or waiting; try again", _RETRY_AFTER_S)
+                return Refusal.busy(f"{self.gate.places} requests are in work or waiting")
             started = time.monotonic()
             try:
                 async with asyncio.timeout(self.limits.seconds):

@@ -15,14 +15,14 @@ from anysr.imaging import NAMES_READ
 from anysr.upscaling import Enlargement
 from pipeline.serving.limits import ServiceLimits
 from pipeline.serving.page.facts import PageFacts
-from pipeline.serving.page.shelf import Shelf
+from pipeline.serving.page.shelf import KEPT_S, Shelf
 from pipeline.serving.requests import Answer, Job, Refusal
 from pipeline.serving.service import Service
 
 _HERE = Path(__file__).parent
 _SCRIPTS = ("before_after.js", "upload_by_enter.js")
 _SCALES, _FIRST_SCALE = (1.0, 8.0), 2.0
-_UPLOADS_KEPT_S, _SWEEP_S = 900, 60
+_SWEEP_S = 60
 # Moving a slider fires many changes: wait for the hand to rest. Gradio loses changes that come meanwhile, therefore the
 # sliders are read at the end of the wait.
 _REST = """async (photo) => {
@@ -36,7 +36,7 @@ _EMPTY = '<div class="empty"><p>Before and after appear here.</p></div>'
 def build_page(service: Service, facts: PageFacts, shelf: Shelf) -> gr.Blocks:
     """The page."""
     limits = service.limits
-    with gr.Blocks(title="AnySR", analytics_enabled=False, delete_cache=(_SWEEP_S, _UPLOADS_KEPT_S)) as page:
+    with gr.Blocks(title="AnySR", analytics_enabled=False, delete_cache=(_SWEEP_S, KEPT_S)) as page:
         gr.HTML(
             "<h1>AnySR</h1><p>Enlarges a photo by any factor, within a budget. "
             f"Network {html.escape(facts.model)}, {facts.num_subnets} subnets.</p>",
@@ -85,7 +85,7 @@ def _said(limits: ServiceLimits) -> str:
     return (
         f"{NAMES_READ}, up to {limits.megabytes:g} MB and {limits.megapixels_in:g} megapixels; enlargements up to "
         f"{limits.megapixels_out:g} megapixels, within {show_seconds(limits.seconds)}. Uploads are deleted after "
-        f"{_UPLOADS_KEPT_S // 60} minutes."
+        f"{KEPT_S // 60} minutes."
     )
 
 

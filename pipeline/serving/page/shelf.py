@@ -8,6 +8,8 @@ import time
 from collections import OrderedDict
 from pathlib import Path
 
+KEPT_S = 900  # uploads and results
+
 
 class Shelf:
     """A folder that keeps the newest files up to so many bytes and seconds; names cannot be guessed."""
