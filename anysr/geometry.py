@@ -87,6 +87,11 @@ class PointQueries:
 Queries = GridQueries | PointQueries
 
 
+def pair_tensor(scale: Pair | Tensor, like: Tensor) -> Tensor:
+    """(2,) of the type of ``like``; graphs that are exported know their scale only when they run."""
+    return scale.to(like) if isinstance(scale, Tensor) else like.new_tensor(scale)
+
+
 @dataclass(frozen=True)
 class AxisCorners:
     """The two LR pixels that surround each query along one axis.

@@ -1,0 +1,125 @@
+"""SRNO's decoder as a graph: attention known beforehand, then block by block.
+
+As in ``anysr/decoders/srno.py`` attention is one small matrix per head, a mean over the image, and is
+folded into the layer behind it. Nothing is kept between the passes.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anysr.decoders import Srno
+from anysr.decoders.galerkin import Galerkin, Moments
+from anysr.export.places import Grid, bilinear_rows, ensemble_weights
+from anysr.export.loops import over_pixels, summed_over_pixels
+
+_EPS = 1e-5
+
+
+class SrnoGraph(nn.Module):
+    """State: for each attention layer (K, K + 1), its first linear layer with attention inside, and the bias."""
+
+    def __init__(self, decoder: Srno) -> None:
+        super().__init__()
+        self.width, self.head = decoder.config.hidden, decoder.config.head_channels
+        self.state_shapes = ((decoder.config.num_blocks, self.width, self.width + 1),)
+        self.blocks = cast(list[Galerkin], decoder.blocks)
+        self.lift, self.bias = _frozen(decoder.conv00.weight.flatten(1)), _frozen(decoder.conv00.bias)
+        self.fc1, self.fc2 = _linear(decoder.fc1), _linear(decoder.fc2)
+        self.second = nn.ModuleList(_linear(block.o_proj2) for block in decoder.blocks)
+        # Keys and values of the first block are linear in the lift's input.
+        self.keys_values = nn.ModuleList()
+        for block in decoder.blocks:
+            weight, bias = block.keys_values_weight(self.width)
+            self.keys_values.append(_layer(weight, bias))
+
+    def prepare(self, feat_1Dhw: Tensor, grid: Grid) -> tuple[Tensor, ...]:
+        """The attention of each block."""
+        known: list[Tensor] = []
+        queries = _Queries(self, feat_1Dhw, grid)
+        for block, keys_values in zip(self.blocks, self.keys_values, strict=True):
+            moments = self._moments(queries, known, keys_values)
+            mix = block.mix(moments, self.width)
+            known.append(torch.cat([mix.w1[0], mix.b1[0][:, None]], dim=1))
+        return (torch.stack(known),)
+
+    def answer(self, feat_1Dhw: Tensor, image_13hw: Tensor, state: tuple[Tensor, ...], grid: Grid) -> Tensor:
+        """(3, R, W) in the network's colours."""
+        queries, known = _Queries(self, feat_1Dhw, grid), list(state[0].unbind())
+        fc1, fc2 = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
+        states = queries.states(known)
+
+        def decode(row_Q: Tensor, col_Q: Tensor) -> Tensor:
+            return F.linear(F.gelu(F.linear(states(row_Q, col_Q), *fc1)), *fc2)
+
+        return over_pixels(decode, grid) + bilinear_rows(image_13hw, grid)[0]
+
+    def _moments(self, queries: _Queries, known: list[Tensor], keys_values: nn.Linear) -> Moments:
+        heads, head = self.width // self.head, self.head
+        layer, states = (keys_values.weight, keys_values.bias), queries.states(known)
+
+        def terms(row_Q: Tensor, col_Q: Tensor, exists_Q: Tensor) -> tuple[Tensor, Tensor]:
+            centred_Q2Nc = F.linear(states(row_Q, col_Q), *layer).view(-1, 2 * heads, head)
+            deviation = (centred_Q2Nc.square().sum(-1, keepdim=True) * (1 / (head - 1))).sqrt()
+            normed = centred_Q2Nc * (exists_Q[:, None, None] / (deviation + _EPS))
+            keys, values = normed[:, :heads], normed[:, heads:]
+            return torch.matmul(keys.permute(1, 2, 0), values.transpose(0, 1)), normed.sum(0)
+
+        zeros = torch.zeros(heads, head, head), torch.zeros(2 * heads, head)
+        product, sums = summed_over_pixels(terms, zeros, queries.grid)
+        height, width = queries.grid.sizes()
+        return Moments(product[None], sums[None], cast(int, (height * width).float()))
+
+
+class _Queries:
+    """The pixels of a grid, each with the hidden states that the attention known so far makes of it."""
+
+    def __init__(self, graph: SrnoGraph, feat_1Dhw: Tensor, grid: Grid) -> None:
+        self.graph, self.grid = graph, grid
+        self.table = feat_1Dhw[0].permute(1, 2, 0).flatten(0, 1)
+        self.ys, self.xs = grid.corners()
+        # The columns of the lift are rel of the corners, their features, and the cell.
+        self.offset = graph.bias + graph.lift[:, -2:] @ grid.cell()
+
+    def states(self, known: list[Tensor]):  # type: ignore[no-untyped-def]
+        """A function from rows and columns of Q pixels to (Q, K)."""
+        table, offset, weight = self.table, self.offset, self.graph.lift[:, :-2]
+        start_2R, rel_y = self.ys.index * self.grid.lr_size[1], self.ys.rel
+        index_x, rel_x = self.xs.index, self.xs.rel
+        second = zip(known, self.graph.second, strict=False)
+        # Copies, because tensors that a loop reads must not share memory.
+        layers = [(w[:, :-1].contiguous(), w[:, -1].clone(), s.weight, s.bias) for w, s in second]
+
+        def states(row_Q: Tensor, col_Q: Tensor) -> Tensor:
+            index_22Q = start_2R[:, row_Q].unsqueeze(1) + index_x[:, col_Q]
+            y_2Q, x_2Q = rel_y[:, row_Q], rel_x[:, col_Q]
+            corners_4QD = table.index_select(0, index_22Q.flatten()).unflatten(0, (4, -1))
+            weighted_4QD = corners_4QD * ensemble_weights(y_2Q, x_2Q).flatten(0, 1)[..., None]
+            rel_222Q = torch.stack([y_2Q.unsqueeze(1).expand(2, 2, -1), x_2Q.expand(2, 2, -1)], 2)
+            given = torch.cat([rel_222Q.flatten(0, 2).t(), weighted_4QD.transpose(0, 1).flatten(1)], dim=1)
+            x_QK = torch.addmm(offset, given, weight.t())
+            for w1, b1, w2, b2 in layers:
+                x_QK = x_QK + F.linear(F.gelu(F.linear(x_QK, w1, b1)), w2, b2)
+            return x_QK
+
+        return states
+
+
+def _frozen(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values.detach().clone().contiguous(), requires_grad=False)
+
+
+def _layer(weight: Tensor, bias: Tensor) -> nn.Linear:
+    layer = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    layer.weight, layer.bias = _frozen(weight), _frozen(bias)
+    return layer
+
+
+def _linear(conv: nn.Conv2d) -> nn.Linear:
+    """A 1x1 convolution as a linear layer."""
+    assert conv.bias is not None
+    return _layer(conv.weight.flatten(1), conv.bias)
