@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import NameFixPass, RemoveUnusedNodesPass
+from onnx_ir.passes.common import RemoveUnusedNodesPass
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
@@ -58,6 +58,7 @@ def _converted(program: ExportedProgram, outputs: Sequence[str]) -> ir.Model:
 def _joined(prepare: ir.Model, answer: ir.Model, names: Sequence[str], prepared: Sequence[Tensor]) -> ir.Model:
     graph, once = answer.graph, prepare.graph
     lr, scale, size, rows, *given = graph.inputs
+    _prefix_names(once, "prepare.")
     for inner, outer in zip(once.inputs, (lr, scale, size), strict=True):
         inner.replace_all_uses_with(outer)
     once.inputs.clear()
@@ -76,16 +77,30 @@ def _joined(prepare: ir.Model, answer: ir.Model, names: Sequence[str], prepared:
         value.const_value = ir.tensor(default, name=value.name)
         graph.register_initializer(value)
     RemoveUnusedNodesPass()(answer)
-    NameFixPass()(answer)
     return answer
+
+
+def _prefix_names(graph: ir.Graph, prefix: str) -> None:
+    """Of all values and nodes, in graphs within the graph too: a name stands for one value in a whole model."""
+    graphs = {id(graph): graph}
+    for node in ir.traversal.RecursiveGraphIterator(graph):
+        assert isinstance(node.graph, ir.Graph)
+        graphs[id(node.graph)] = node.graph
+        for value in node.outputs:
+            value.name = f"{prefix}{value.name}"
+        node.name = f"{prefix}{node.name}"
+    for each in graphs.values():
+        for value in (*each.inputs, *list(each.initializers.values())):
+            value.name = f"{prefix}{value.name}"
 
 
 def _choice(once: ir.Graph, given: Sequence[ir.Value], ready: Sequence[ir.Value]) -> list[ir.Node]:
     """Nodes that answer ``given`` where there is something in it, else what ``once`` computes."""
-    count = ir.node("Size", [given[0]])
-    zero = ir.node("Constant", [], {"value": ir.tensor(np.array(0, np.int64))})
-    is_empty = ir.node("Equal", [count.outputs[0], zero.outputs[0]])
-    copies = [ir.node("Identity", [value]) for value in given]
+    named = {name: [ir.Value(name=f"choice.{name}")] for name in ("count", "zero", "is_empty")}
+    count = ir.node("Size", [given[0]], outputs=named["count"])
+    zero = ir.node("Constant", [], {"value": ir.tensor(np.array(0, np.int64))}, outputs=named["zero"])
+    is_empty = ir.node("Equal", [count.outputs[0], zero.outputs[0]], outputs=named["is_empty"])
+    copies = [ir.node("Identity", [value], outputs=[ir.Value(name=f"{value.name}.kept")]) for value in given]
     kept = ir.Graph((), [copy.outputs[0] for copy in copies], nodes=copies, name="given")
     branches = [ir.AttrGraph("then_branch", once), ir.AttrGraph("else_branch", kept)]
     return [count, zero, is_empty, ir.Node("", "If", [is_empty.outputs[0]], branches, outputs=ready)]
