@@ -92,6 +92,12 @@ def pair_tensor(scale: Pair | Tensor, like: Tensor) -> Tensor:
     return scale.to(like) if isinstance(scale, Tensor) else like.new_tensor(scale)
 
 
+def scale_of(queries: Queries, feat_BDhw: Tensor) -> Pair:
+    """The scale that the queries were made for, or else the ratio of their size to the features'."""
+    height, width = feat_BDhw.shape[-2:]
+    return queries.scale or (queries.size[0] / height, queries.size[1] / width)
+
+
 @dataclass(frozen=True)
 class AxisCorners:
     """The two LR pixels that surround each query along one axis.
@@ -200,15 +206,21 @@ def bilinear(image_BCHW: Tensor, queries: Queries) -> Tensor:
 
 
 def bilinear_rows(image_BCHW: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
-    """Rows [top, bottom) of :func:`bilinear` on a grid, float32."""
-    height = image_BCHW.shape[-2]
-    places = torch.arange(top, bottom, dtype=torch.float64, device=image_BCHW.device)
-    place = ((places + 0.5) * (height / size[0]) - 0.5).clamp(0, height - 1)
+    """Rows [top, bottom) of :func:`bilinear` on a grid, float32, to the last bit the same on any number of threads."""
+    rows = _between(image_BCHW, 2, size[0], top, bottom)
+    return _between(rows, 3, size[1], 0, size[1])
+
+
+def _between(x_BCHW: Tensor, dim: int, num_pixels: int, first: int, last: int) -> Tensor:
+    """Pixels [first, last) of one axis with ``num_pixels`` of them, each between two of ``x_BCHW``."""
+    length = x_BCHW.shape[dim]
+    places = torch.arange(first, last, dtype=torch.float64, device=x_BCHW.device)
+    place = ((places + 0.5) * (length / num_pixels) - 0.5).clamp(0, length - 1)
     lower = place.long()
-    upper, share = (lower + 1).clamp_max(height - 1), (place - lower).float()[:, None]
-    above, below = (image_BCHW.index_select(2, row).float() for row in (lower, upper))
-    rows = torch.lerp(above, below, share)
-    return F.interpolate(rows, size=(bottom - top, size[1]), mode="bilinear", align_corners=False)
+    below, above = (x_BCHW.index_select(dim, i).float() for i in (lower, (lower + 1).clamp_max(length - 1)))
+    share = (place - lower).float()
+    # Operation by operation: torch's own kernels round at the seams of their threads' parts in another way.
+    return below + (above - below) * (share[:, None] if dim == 2 else share)
 
 
 def _checked_size(size: Sequence[int]) -> tuple[int, int]:

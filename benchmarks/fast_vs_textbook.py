@@ -1,12 +1,15 @@
 """How much faster are our forms than the textbook's, with the same weights, in one interleaved run?
 
-    python -m benchmarks.fast_vs_textbook --networks liif srno --scales 2 2.7 4 --size 256 --out results.csv
+    python -m benchmarks.fast_vs_textbook --networks edsr-baseline-liif --scales 2 2.7 4 --out results.csv
 
-The textbook form (tests/textbook.py) runs in float32, whole image, without gradients: as published,
-once for each network, scale and round; then each precision, subnet and ``--kernels`` choice of ours.
-``--train`` times an optimiser step instead (batch 4, LR 48 x 48, 2,304 queries each, data excluded).
-Times are the process's own on one thread (``time.process_time``), so that a busy machine disturbs
-them little, and wall time on more. ``peak_gflops`` is the best float32 product measured beforehand.
+The textbook form (tests/textbook_networks.py) runs in float32, whole image, without gradients: as
+published, once for each network, scale and round; then each precision, subnet and ``--kernels`` choice
+of ours. ``--train`` times an optimiser step instead (batch 4, LR 48 x 48, 2,304 queries each, data
+excluded). Times are the process's own on one thread (``time.process_time``), so that a busy machine
+disturbs them little, and wall time on more. ``peak_gflops`` is the best float32 product measured
+beforehand. ``saving_kept`` is the share of a narrower subnet's saving in multiply-adds that shows in
+its time, against the full one. Rows are added to the file; those it has already, of the same commit,
+processor and case, are not measured again, so that a long table can be made in pieces.
 ``python -m benchmarks.plot_fast results.csv`` draws the picture; docs/speed.md tells what was found.
 """
 
@@ -24,34 +27,19 @@ from pathlib import Path
 
 import torch
 
-from anysr import (
-    AnySR,
-    EdsrConfig,
-    InterweaveConfig,
-    LiifConfig,
-    MetaSrConfig,
-    ModelConfig,
-    SrnoConfig,
-    SubnetConfig,
-    cost,
-)
+from anysr import AnySR, ModelConfig, SubnetConfig, cost
 from anysr.fast_linear import FastLinear
 from anysr.model import SubnetChoice
+from anysr.zoo import MODELS
 from pipeline.evaluation.environment import processor, short_commit
-from tests import textbook
-
-NETWORKS = {
-    "liif": ModelConfig(EdsrConfig(), LiifConfig(), None),
-    "srno": ModelConfig(EdsrConfig(), SrnoConfig(), None),
-    "srno-anysr": ModelConfig(EdsrConfig(), SrnoConfig(), InterweaveConfig()),
-    "metasr": ModelConfig(EdsrConfig(), MetaSrConfig(), None),
-}
-
+from tests import textbook, textbook_encoders, textbook_networks
 
 # Whole networks that narrow: encoder and decoder at 1/2 and 3/4, in whole tiles of the products.
 _NARROW = (SubnetConfig((1.0, 2.0), 0.5, 0.5), SubnetConfig((2.0, 3.0), 0.75, 0.75), SubnetConfig((3.0, 4.0)))
-for _name in ("liif", "srno"):
-    NETWORKS[f"{_name}-narrow"] = replace(NETWORKS[_name], subnets=_NARROW)
+NETWORKS: dict[str, ModelConfig] = {
+    **MODELS,
+    **{f"edsr-baseline-{d}-narrow": replace(MODELS[f"edsr-baseline-{d}"], subnets=_NARROW) for d in ("liif", "srno")},
+}
 
 
 @dataclass
@@ -72,6 +60,7 @@ class Row:
     fast_encoder_s: float
     upsampler_ratio: float
     gmacs: float
+    saving_kept: float
     executed_gflops: float
     upsampler_gflops: float
     peak_gflops: float
@@ -84,26 +73,57 @@ class Row:
     commit: str
 
 
+# What makes two rows the same measurement.
+_SAME = ("task", "network", "subnet", "precision", "kernels", "scale", "lr_px", "threads", "cpu", "commit")
+
+
 def main() -> None:
     """Measure and write one CSV row per network, scale, precision, subnet and kernel choice."""
     args = parse()
     torch.set_num_threads(args.threads)
     peak = peak_gflops(args.threads)
-    with args.out.open("w", newline="") as file:
+    done = _done(args.out)
+    with args.out.open("a", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Row)])
-        writer.writeheader()
+        if not args.out.stat().st_size:
+            writer.writeheader()
         for network, scale in itertools.product(args.networks, args.scales):
-            for row in measure(args, network, scale, peak):
+            cases = [case for case in _cases(args) if _key(args, network, scale, case) not in done]
+            for row in measure(args, network, scale, cases, peak) if cases else ():
                 writer.writerow(asdict(row))
                 file.flush()
                 how = f"{row.network} x{scale:g} {row.subnet} {row.precision} kernels {row.kernels}"
-                print(f"{how}: {row.textbook_s:.2f} s -> {row.fast_s:.2f} s, {row.ratio:.2f}x", flush=True)
+                print(
+                    f"{how}: {row.textbook_s:.2f} s -> {row.fast_s:.2f} s, {row.ratio:.2f}x "
+                    f"(upsampler {row.upsampler_ratio:.2f}x, saving kept {row.saving_kept:.2f})",
+                    flush=True,
+                )
+
+
+Case = tuple[SubnetChoice, str, str]  # subnet, precision, kernels
+
+
+def _cases(args: argparse.Namespace) -> list[Case]:
+    kernels = ["off"] if args.train else args.kernels
+    return list(itertools.product([_subnet(name) for name in args.subnets], args.precisions, kernels))
+
+
+def _done(path: Path) -> set[tuple[str, ...]]:
+    if not path.exists():
+        return set()
+    with path.open(newline="") as file:
+        return {tuple(row[name] for name in _SAME) for row in csv.DictReader(file)}
+
+
+def _key(args: argparse.Namespace, network: str, scale: float, case: Case) -> tuple[str, ...]:
+    task, size = ("train", 48) if args.train else ("infer", args.size)
+    return tuple(map(str, (task, network, *case, scale, size, args.threads, processor(), short_commit())))
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=NETWORKS, metavar="NAME", required=True)
     parser.add_argument("--scales", nargs="+", type=float, default=[2.0, 2.7, 4.0])
     parser.add_argument("--precisions", nargs="+", choices=["float32", "bfloat16"], default=["float32", "bfloat16"])
     parser.add_argument("--subnets", nargs="+", default=["full"], help='"full", "auto" or indices')
@@ -116,32 +136,34 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def measure(args: argparse.Namespace, network: str, scale: float, peak: float) -> Iterator[Row]:
+def measure(args: argparse.Namespace, network: str, scale: float, cases: list[Case], peak: float) -> Iterator[Row]:
     """The textbook and every fast form of one network at one scale, turn by turn."""
     torch.manual_seed(0)
     model = AnySR(NETWORKS[network]).train(args.train)
     task = training_step if args.train else inference
-    kernels = ["off"] if args.train else args.kernels
-    cases = list(itertools.product([_subnet(name) for name in args.subnets], args.precisions, kernels))
     runs = [run for case in cases for run in task(model, scale, *case, args)[2:]]
     book_runs = task(model, scale, "full", "float32", "off", args)[:2]
     seconds, answers = interleaved([*book_runs, *runs], args.repeats, args.threads)
     book, book_encoder = seconds[:2]
     size = 48 if args.train else args.size
+    costs = [cost(model, (size, size), scale, subnet) for subnet, _, _ in cases]
     for i, (subnet, precision, kernel) in enumerate(cases):
         fast, fast_encoder = seconds[2 + 2 * i : 4 + 2 * i]
-        costs = cost(model, (size, size), scale, subnet)
         upsampler_s = max(fast - fast_encoder, 1e-3)
-        executed = costs.executed_macs - costs.encoder_macs
-        difference = float("nan")
+        executed = costs[i].executed_macs - costs[i].encoder_macs
+        difference = saving_kept = float("nan")
         if subnet == "full" and not args.train:
             assert answers[0] is not None and answers[2 + 2 * i] is not None
             difference = float((answers[0] - answers[2 + 2 * i].float()).abs().max())
+        elif (full := ("full", precision, kernel)) in cases:
+            whole = cases.index(full)
+            saved_macs = 1 - costs[i].macs / costs[whole].macs
+            saving_kept = (1 - fast / seconds[2 + 2 * whole]) / saved_macs
         yield Row(
             "train" if args.train else "infer", network, str(subnet), precision, kernel, scale, size, book, fast,
-            book / fast, book_encoder, fast_encoder, (book - book_encoder) / upsampler_s, 1e-9 * costs.macs,
-            2e-9 * costs.executed_macs / fast, 2e-9 * executed / upsampler_s, peak, difference, args.threads,
-            os.getloadavg()[0], processor(), torch.__version__, platform.python_version(), short_commit(),
+            book / fast, book_encoder, fast_encoder, (book - book_encoder) / upsampler_s, 1e-9 * costs[i].macs,
+            saving_kept, 2e-9 * costs[i].executed_macs / fast, 2e-9 * executed / upsampler_s, peak, difference,
+            args.threads, os.getloadavg()[0], processor(), torch.__version__, platform.python_version(), short_commit(),
         )  # fmt: skip
 
 
@@ -158,6 +180,7 @@ def inference(
     """Textbook and its encoder, then ours and its encoder; a subnet in its own, physically smaller form."""
     lr = torch.rand(1, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
     chosen = model.subnet_for(subnet, scale)
+    full = model.subnet_for("full", scale)
     given = model.extract(chosen.index).fuse().eval().to(getattr(torch, precision))
     pair, width = (scale, scale), chosen.encoder_channels
     low = lr.to(getattr(torch, precision))
@@ -170,8 +193,8 @@ def inference(
         return switched
 
     runs: list[Run] = [
-        lambda: textbook.enlarge(model, lr, scale, subnet),
-        lambda: textbook.edsr(model.encoder, lr, pair, width),
+        lambda: textbook_networks.enlarge(model, lr, pair, full.index),
+        lambda: textbook_encoders.encode(model.encoder, lr, pair, full.encoder_channels),
         with_kernels(lambda: given(lr, scale)),
         with_kernels(lambda: given.encoder(low, pair, width)),
     ]
@@ -194,7 +217,7 @@ def training_step(
 
     def book() -> torch.Tensor:
         image = (lr - 0.5) / 0.5
-        feat = textbook.edsr(model.encoder, image, (scale, scale), chosen.encoder_channels)
+        feat = textbook_encoders.encode(model.encoder, image, (scale, scale), chosen.encoder_channels)
         cell = (2 / size, 2 / size)
         return textbook.decode(model.decoder, feat, image, coord, cell, chosen.decoder_channels) * 0.5 + 0.5
 

@@ -5,8 +5,8 @@
 Photos of 2 megapixels (noise: the content does not matter) are decoded into the memory map beforehand.
 Timed is what a loader process does for each step: draw the scale, cut, flip, shrink, choose queries.
 Times are the process's own (``time.process_time``) on one thread, over steps whose scales are drawn
-as in training. ``pillow_resize_s`` is Pillow's resize alone on crops of the same sizes, and
-``load_average`` that of the machine: where others compete for its caches, both take longer.
+as in training. ``resize_s`` is the resize alone on crops of the same sizes, ``pillow_resize_s`` Pillow's,
+and ``load_average`` that of the machine: where others compete for its caches, all take longer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from PIL import Image
 
 from pipeline.config import TrainingConfig, load_config
 from pipeline.data.degrade import resize_bicubic
-from pipeline.data.photo_map import PhotoMap, open_photo_map
+from pipeline.data.photo_map import open_photo_map
 from pipeline.data.samples import StepBatches
 from pipeline.evaluation.environment import processor, short_commit
 
@@ -42,6 +42,7 @@ class Row:
     mean_scale: float
     seconds: float
     samples_per_second: float
+    resize_s: float
     pillow_resize_s: float
     load_average: float
     cpu: str
@@ -63,12 +64,12 @@ def main() -> None:
         photos = noise_photos(Path(folder), args.photos)
         for lr_px in args.lr_px:
             config = configuration(Path(folder), lr_px)
-            seconds, resize_s, mean_scale = measure(
-                open_photo_map(photos, config.data), config, args.steps, args.repeats
-            )
+            batches = StepBatches(open_photo_map(photos, config.data), config)
+            mean_scale = sum(batches.sampler.draw(step).scale for step in range(args.steps)) / args.steps
+            seconds, *resize_s = measure(batches, config, args.steps, args.repeats)
             samples = args.steps * config.train.batch_size
             row = Row(
-                lr_px, config.data.queries_per_crop, samples, mean_scale, seconds, samples / seconds, resize_s,
+                lr_px, config.data.queries_per_crop, samples, mean_scale, seconds, samples / seconds, *resize_s,
                 os.getloadavg()[0], processor(), *versions, short_commit(),
             )  # fmt: skip
             writer.writerow(asdict(row))
@@ -105,24 +106,29 @@ def configuration(folder: Path, lr_px: int) -> TrainingConfig:
     return load_config(None, [*values, "train.batch_size=16"])
 
 
-def measure(photos: PhotoMap, config: TrainingConfig, steps: int, repeats: int) -> tuple[float, float, float]:
-    """Seconds for so many steps, and for Pillow's resize of as many crops, best of the repeats; the mean scale."""
-    batches = StepBatches(photos, config)
-    scales = [batches.sampler.draw(step).scale for step in range(steps)]
+def measure(batches: StepBatches, config: TrainingConfig, steps: int, repeats: int) -> list[float]:
+    """Seconds for so many steps, and for ours and Pillow's resize of as many crops; best of the repeats."""
     lr_px = config.data.lr_crop_px
-    best = best_resize = float("inf")
-    for _ in range(repeats):
-        start = time.process_time()
+    sides = [round(lr_px * batches.sampler.draw(step).scale) for step in range(steps)]
+    photo = np.random.default_rng(0).integers(0, 256, (1356, 2040, 3), dtype=np.uint8)
+    crops = [photo[:side, :side] for side in sides for _ in range(config.train.batch_size)]
+
+    def prepare() -> None:
         for step in range(steps):
             batches[step]
-        best = min(best, time.process_time() - start)
-        crops = [np.ascontiguousarray(photos[0][: round(lr_px * s), : round(lr_px * s)]) for s in scales]
-        start = time.process_time()
-        for _ in range(config.train.batch_size):
-            for crop in crops:
-                resize_bicubic(crop, (lr_px, lr_px))
-        best_resize = min(best_resize, time.process_time() - start)
-    return best, best_resize, sum(scales) / steps
+
+    def resize() -> None:
+        for crop in crops:
+            resize_bicubic(crop, (lr_px, lr_px))
+
+    best = [float("inf")] * 3
+    for _ in range(repeats):
+        for i, (run, kernels) in enumerate([(prepare, "on"), (resize, "on"), (resize, "off")]):
+            os.environ["ANYSR_KERNELS"] = kernels
+            start = time.process_time()
+            run()
+            best[i] = min(best[i], time.process_time() - start)
+    return best
 
 
 if __name__ == "__main__":

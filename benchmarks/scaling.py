@@ -2,10 +2,11 @@
 
     python -m benchmarks.scaling --rounds 3 --steps 240 --out benchmarks/results/scaling.csv
 
-Each round runs the main job (jobs/configs/photos.yaml, one thread a worker, the global batch kept) as
-the plain loop (``--local``, a file for metrics), on one Ray worker with MLflow, and on two. A row is
-a run: step times from the pace it logs itself, and the processor time that its workers spent per
-step, which a busy machine disturbs little. ``--summary FILE`` prints the ratios of a file.
+Each round runs the main job (jobs/configs/photos.yaml, one thread a worker) as the plain loop
+(``--local``, a file for metrics), on one Ray worker with MLflow, and on two: with the job's batch for
+each of them (a step should take as long as one worker's), and with the job's batch shared between them
+(half as long). A row is a run: step times from the pace it logs itself, and the processor time that its
+workers spent per step, which a busy machine disturbs little. ``--summary FILE`` prints the ratios of a file.
 """
 
 from __future__ import annotations
@@ -32,16 +33,18 @@ from pipeline.evaluation.environment import processor, short_commit
 ROOT = Path(__file__).resolve().parent.parent
 _LOG_EVERY = 10
 _CPUS = 2
+_BATCH = 16
 _WAYS = {
     "plain": ("--local", "tracking.backend=jsonl", "ray.num_workers=1"),
     "ray1_mlflow": ("ray.num_workers=1",),
-    "ray2_mlflow": ("ray.num_workers=2",),
+    "ray2_mlflow": ("ray.num_workers=2", f"train.batch_size={2 * _BATCH}"),
+    "ray2_shared_batch": ("ray.num_workers=2",),
 }
 
 
 @dataclass
 class Row:
-    """One run; milliseconds are per step of the whole batch, CPU milliseconds of all workers together."""
+    """One run; milliseconds are per step, CPU milliseconds of all workers together."""
 
     round: int
     way: str
@@ -110,7 +113,7 @@ def run(way: str, steps: int) -> tuple[float, float, float]:
         assert process.wait() == 0
         paces = images_per_s(Path(folder), way)
     (first, before), (last, after) = spent[1], spent[-2]
-    batch = 16
+    batch = 2 * _BATCH if way == "ray2_mlflow" else _BATCH
     milliseconds = sorted(1000 * batch / pace for pace in paces[2:])
     cpu_ms = 1000 * (after - before) / (last - first)
     return statistics.median(milliseconds), milliseconds[len(milliseconds) // 10], cpu_ms
@@ -158,11 +161,11 @@ def summarise(path: Path) -> None:
         return statistics.median(float(row[column]) for row in rows if row["way"] == way)
 
     for column in ("median_ms", "fastest_tenth_ms", "cpu_ms"):
-        plain, one, two = (best(way, column) for way in _WAYS)
-        workers = 1 if column == "cpu_ms" else _CPUS
+        plain, one, two, shared = (best(way, column) for way in _WAYS)
+        workers = _CPUS if column == "cpu_ms" else 1  # whose times are added up there
         print(
             f"{column}: plain {plain:.1f}, Ray and MLflow {one:.1f} ({one / plain - 1:+.1%}), two workers {two:.1f}: "
-            f"efficiency {one / (workers * two):.0%}"
+            f"efficiency {workers * one / two:.0%}; sharing a batch {shared:.1f}: {workers * one / (2 * shared):.0%}"
         )
 
 

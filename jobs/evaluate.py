@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.errors import UserError, run_command
+from pipeline.errors import run_command
 from pipeline.evaluation.costs import HR_SIZE, add_costs
 from pipeline.evaluation.environment import note_environment
 from pipeline.evaluation.perceptual import LpipsAlex, default_weights
@@ -36,6 +36,7 @@ from pipeline.evaluation.scales import BOUNDARIES, SWEEPS, Scale, named_sweeps, 
 from pipeline.evaluation.suites import open_suite
 from pipeline.evaluation.summary import print_summary
 from pipeline.evaluation.upscalers import Network, open_upscaler
+from pipeline.on_ray.submit import change_folder, exit_on_signals, submit_command
 from pipeline.tracking.evaluation_run import log_evaluation
 
 
@@ -44,8 +45,8 @@ def main() -> int:
     args = _parser().parse_args()
     address = os.environ.get("RAY_ADDRESS", "")
     if not args.local and address.startswith(("http://", "https://")):
-        return _submitted(address)
-    _change_folder(args.chdir)
+        return submit_command(ROOT, "jobs/evaluate.py", address)
+    change_folder(args.chdir)
     evaluation = _evaluation(args)
     folder = args.out.expanduser()
     with open_rows(folder) as store:
@@ -97,7 +98,6 @@ def _scored(evaluation: Evaluation, store: RowStore, num_workers: int | None) ->
         return evaluate(evaluation, store, in_this_process, _say)
     from pipeline.on_ray.connect import connected
     from pipeline.on_ray.evaluate import over_workers
-    from pipeline.on_ray.submit import exit_on_signals
 
     exit_on_signals()
     with connected(num_workers):
@@ -106,23 +106,6 @@ def _scored(evaluation: Evaluation, store: RowStore, num_workers: int | None) ->
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _submitted(address: str) -> int:
-    """Run this command as a job of a cluster; on this machine its paths mean what they mean here."""
-    from pipeline.on_ray.submit import exit_on_signals, follow_job, is_this_machine
-
-    exit_on_signals()
-    here = is_this_machine(address)
-    arguments = [*sys.argv[1:], *(["--chdir", str(Path.cwd())] if here else [])]
-    return follow_job(ROOT, {}, sys.executable if here else "python", arguments, {}, "jobs/evaluate.py")
-
-
-def _change_folder(folder: Path | None) -> None:
-    if folder is not None:
-        if not folder.is_dir():
-            raise UserError(f"--chdir: there is no folder {folder}")
-        os.chdir(folder)
 
 
 def _parser() -> argparse.ArgumentParser:

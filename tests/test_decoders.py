@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -12,15 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 import anysr.decoders.grid as grid_module
 from anysr import AnySR, EdsrConfig, InterweaveConfig, LiifConfig, MetaSrConfig, ModelConfig, SrnoConfig, SubnetConfig
 from anysr.decoders import DECODERS, Decoder, DecoderConfig, Srno
-from anysr.geometry import GridQueries, PointQueries
+from anysr.geometry import GridQueries, PointQueries, bilinear
 from anysr.interweave import tap_sums
 from anysr.slimmable import copy_prefixes
-from tests import textbook
+from tests import textbook, textbook_encoders
 
 FEAT = 6
 CONFIGS: dict[str, DecoderConfig] = {
     "liif": LiifConfig(hidden=32, num_layers=3),
     "liif-skip": LiifConfig(hidden=32, num_layers=2, skip="bilinear"),
+    "liif-fading": LiifConfig(hidden=32, num_layers=2, skip="bilinear", fade_in=0.5),
     "srno": SrnoConfig(hidden=32, head_channels=8),
     "srno-one-block": SrnoConfig(hidden=32, head_channels=16, num_blocks=1),
     "metasr": MetaSrConfig(hidden=32),
@@ -44,6 +46,8 @@ def make(kind: str) -> Decoder:
     for name, parameter in decoder.named_parameters():
         if "ln." in name:  # norms start as the identity, which would hide mistakes
             torch.nn.init.normal_(parameter, 1.0 if name.endswith("weight") else 0.0, 0.3)
+        elif not parameter.any():  # and so would a residual of nothing
+            torch.nn.init.normal_(parameter, std=0.1)
     return decoder.eval()
 
 
@@ -95,6 +99,32 @@ def test_gradients_equal_textbook(kind: str, width: int, points: bool) -> None:
         assert (ours is None) == (theirs is None)
         if ours is not None and theirs is not None:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
+
+
+@torch.no_grad()
+def test_the_residual_fades_towards_the_input() -> None:
+    decoder, (feat, image) = make("liif-fading"), inputs((9, 7))
+    whole = make("liif-skip")
+    whole.load_state_dict(decoder.state_dict())
+
+    def residual(of: Decoder, scale: float) -> Tensor:
+        queries = GridQueries((round(9 * scale), round(7 * scale)), (scale, 1.0))
+        return of(feat, image, queries, 32) - bilinear(image, queries)
+
+    for scale, share in ((1.0, 0.0), (1.01, 0.02), (1.25, 0.5), (1.5, 1.0), (4.0, 1.0)):
+        assert residual(whole, scale).abs().max() > 0.01
+        torch.testing.assert_close(residual(decoder, scale), share * residual(whole, scale), atol=1e-6, rtol=1e-4)
+    assert torch.equal(decoder(feat, image, GridQueries((9, 7)), 32), image)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"fade_in": 0.1}, {"skip": "bilinear", "fade_in": -0.1}, {"skip": "bilinear", "fade_in": float("nan")},
+     {"skip": "bilinear", "fade_in": float("inf")}],
+)  # fmt: skip
+def test_a_fade_without_a_skip_or_a_range_is_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"decoder\.fade_in must be 0, or positive beside decoder\.skip=bilinear"):
+        LiifConfig(**values)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -231,7 +261,7 @@ def test_edsr_with_folded_gates_equals_textbook(batch: int, width: int) -> None:
         InterweaveConfig(4),
     )
     encoder, image = AnySR(config).encoder, torch.rand(batch, 3, 7, 9) * 2 - 1
-    expected = textbook.edsr(encoder, image, (2.3, 1.7), width)
+    expected = textbook_encoders.edsr(encoder, image, (2.3, 1.7), width)
     torch.testing.assert_close(encoder(image, (2.3, 1.7), width), expected, rtol=0, atol=1e-5)
     with torch.no_grad():
         torch.testing.assert_close(encoder(image, (2.3, 1.7), width), expected, rtol=0, atol=1e-5)

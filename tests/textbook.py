@@ -13,27 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anysr import AnySR
 from anysr.decoders import Decoder, Liif, MetaSr, Srno
-from anysr.encoders import Edsr
-from anysr.geometry import resolve_target
 
 
 def make_coord(size: tuple[int, int], batch: int) -> Tensor:
     """(B, H * W, 2): every pixel centre, (y, x), row by row."""
     axes = [-1 + 1 / n + (2 / n) * torch.arange(n).float() for n in size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(1, -1, 2).expand(batch, -1, -1)
-
-
-def enlarge(model: AnySR, lr: Tensor, scale: float | tuple[float, float], subnet: int | str = "full") -> Tensor:
-    """(N, 3, H, W): the whole network, image to image."""
-    target = resolve_target((lr.shape[2], lr.shape[3]), scale, None)
-    chosen = model.subnet_for(subnet, target.largest_scale)  # type: ignore[arg-type]
-    image = (lr - 0.5) / 0.5
-    feat = edsr(model.encoder, image, target.scale, chosen.encoder_channels)
-    coord = make_coord(target.size, lr.shape[0])
-    rgb = decode(model.decoder, feat, image, coord, (2 / target.size[0], 2 / target.size[1]), chosen.decoder_channels)
-    return rgb.transpose(1, 2).reshape(lr.shape[0], 3, *target.size) * 0.5 + 0.5
 
 
 def decode(
@@ -46,19 +32,6 @@ def decode(
         return srno(decoder, feat, image, coord, cell, width)
     assert isinstance(decoder, MetaSr)
     return metasr(decoder, feat, coord, cell, width)
-
-
-def edsr(encoder: Edsr, image: Tensor, scale: tuple[float, float], width: int) -> Tensor:
-    """EDSR's body, with AnySR's gate where the blocks have one."""
-    shallow = F.conv2d(image, encoder.head.weight, encoder.head.bias, padding=1)
-    x = shallow
-    for block in encoder.blocks:
-        f = F.conv2d(x, block.conv1.weight[:width], block.conv1.bias[:width], padding=1)
-        if block.gate is not None:
-            f = f * gate(block.gate, f.mean((2, 3)), scale)[:, :, None, None]
-        f = F.conv2d(torch.relu(f), block.conv2.weight[:, :width], block.conv2.bias, padding=1)
-        x = x + f * block.residual_scale
-    return shallow + F.conv2d(x, encoder.tail.weight, encoder.tail.bias, padding=1)
 
 
 def gate(interweave: torch.nn.Module, pooled: Tensor, scale: tuple[float, float]) -> Tensor:
@@ -119,7 +92,11 @@ def liif(decoder: Liif, feat: Tensor, image: Tensor, coord: Tensor, cell: tuple[
     rgb = torch.zeros(())
     for pred, area in zip(preds, reversed(areas), strict=True):
         rgb = rgb + pred * (area / total).unsqueeze(-1)
-    return rgb if decoder.config.skip == "none" else rgb + bilinear(image, coord)
+    if decoder.config.skip == "none":
+        return rgb
+    scale = max(2 / (side * n) for side, n in zip(cell, feat.shape[-2:], strict=True))
+    fade_in = decoder.config.fade_in
+    return rgb * (min(1.0, (scale - 1) / fade_in) if fade_in else 1.0) + bilinear(image, coord)
 
 
 def srno(decoder: Srno, feat: Tensor, image: Tensor, coord: Tensor, cell: tuple[float, float], width: int) -> Tensor:

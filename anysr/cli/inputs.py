@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from anysr.cli import shown
 from anysr.imaging.write import FORMATS, format_of
@@ -24,29 +24,16 @@ class Job:
         source: the image.
         target: its enlargement.
         root: the folder that ``target`` must lie in, whatever links there are.
-        may_skip: a complete result from before is good enough.
+        is_kept: started again, a result that is there is good enough.
     """
 
     source: Path
     target: Path
     root: Path
-    may_skip: bool
-
-    def prepare_folder(self) -> None:
-        """Make the target's folder.
-
-        Raises:
-            ValueError: a link leads out of the output folder.
-        """
-        folder, root = self.target.parent.resolve(), self.root.resolve()
-        if not folder.is_relative_to(root):
-            raise ValueError(
-                f"{shown(self.target.parent)} is a link out of {shown(self.root)}; nothing is written there"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
+    is_kept: bool
 
 
-def collect_jobs(inputs: Sequence[str], out: Path, suffix: str | None, *, overwrite: bool) -> list[Job]:
+def collect_jobs(inputs: Sequence[str], out: Path, suffix: str | None) -> list[Job]:
     """The images that files, folders and globs stand for, in a fixed order.
 
     A folder's images keep their place below it; links to folders are not followed. ``out`` is a file
@@ -61,14 +48,14 @@ def collect_jobs(inputs: Sequence[str], out: Path, suffix: str | None, *, overwr
     found: dict[Path, Path] = {}
     for text in inputs:
         for source, relative in _expand(text, out):
-            target = out / relative.with_name(_result_name(relative, suffix))
+            target = out / relative.with_name(result_name(relative, suffix))
             other = found.setdefault(target, source)
             if other != source and not _same(other, source):
                 raise ValueError(
                     f"{shown(other)} and {shown(source)} would both become {shown(target)}; enlarge them into "
                     "folders of their own"
                 )
-    jobs = [Job(source, target, out, not overwrite) for target, source in found.items()]
+    jobs = [Job(source, target, out, is_kept=True) for target, source in found.items()]
     for job in jobs:
         _check_keeps_source(job)
     return jobs
@@ -83,7 +70,7 @@ def _single(inputs: Sequence[str], out: Path) -> Job:
     sources = [pair[0] for text in inputs for pair in _expand(text, out)]
     if len(sources) != 1 or Path(inputs[0]).is_dir():
         raise ValueError(f"-o {shown(out)} is one image, but there are {len(sources)} to enlarge; give a folder")
-    job = Job(sources[0], out, out.parent, may_skip=False)
+    job = Job(sources[0], out, out.parent, is_kept=False)
     _check_keeps_source(job)
     return job
 
@@ -92,7 +79,7 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
     """Images and their places below the output folder."""
     path = Path(text)
     if path.is_dir():
-        yield from _images_below(path, out)
+        yield from images_below(path, out)
     elif path.is_file():
         yield path, Path(path.name)
     elif os.path.lexists(path):
@@ -103,18 +90,28 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
         raise ValueError(f"there is no file or folder {shown(text)}")
 
 
-def _images_below(folder: Path, out: Path) -> Iterator[tuple[Path, Path]]:
+def images_below(folder: Path, out: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Images in a folder, and their places below it; those in ``out`` are left out.
+
+    Raises:
+        ValueError: there are none.
+    """
     is_empty = True
-    skipped = out.resolve()
+    skipped = out.resolve() if out is not None else None
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(place) / f).resolve() != skipped)
         for name in sorted(names):
             path = Path(place) / name
-            if path.suffix.lower() in _SUFFIXES | _READ_ONLY_SUFFIXES and not name.startswith(".") and path.is_file():
+            if is_image_name(path) and path.is_file():
                 is_empty = False
                 yield path, path.relative_to(folder)
     if is_empty:
         raise ValueError(f"{shown(folder)} holds no image; names ending in {', '.join(sorted(_SUFFIXES))} are read")
+
+
+def is_image_name(name: PurePath) -> bool:
+    """Whether a file is looked at when its folder is enlarged."""
+    return name.suffix.lower() in _SUFFIXES | _READ_ONLY_SUFFIXES and not name.name.startswith(".")
 
 
 def _globbed(pattern: str, out: Path) -> Iterator[tuple[Path, Path]]:
@@ -132,7 +129,8 @@ def _globbed(pattern: str, out: Path) -> Iterator[tuple[Path, Path]]:
         yield file, file.relative_to(base) if ".." not in file.relative_to(base).parts else Path(file.name)
 
 
-def _result_name(source: Path, suffix: str | None) -> str:
+def result_name(source: PurePath, suffix: str | None) -> str:
+    """The name of an image's enlargement; without a suffix, the image's own where its format is written."""
     own = source.suffix.lower()
     if suffix is None and own in _SUFFIXES:
         return source.name

@@ -14,9 +14,11 @@ _EVERY_S = {True: 0.5, False: 15.0}
 class Progress:
     """Counts images, and shares of the one at work; estimates what is left from the rate so far."""
 
-    def __init__(self, total: int) -> None:
+    def __init__(self, total: int, ago_s: float = 0.0) -> None:
+        """Of so many images, begun so long ago."""
         self.total, self.done = total, 0
-        self._started = self._shown = time.monotonic()
+        self._shown = time.monotonic()
+        self._started = self._shown - ago_s
         self._is_terminal = sys.stderr.isatty()
         self._has_line = False
 

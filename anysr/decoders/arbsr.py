@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.decoders.grid import Rows, assemble
-from anysr.geometry import GridQueries, Pair, PointQueries, Queries
+from anysr.geometry import GridQueries, Pair, PointQueries, Queries, scale_of
 from anysr.slimmable import SlimConv2d
 
 NUM_EXPERTS = 4
@@ -101,12 +101,12 @@ class ArbSr(nn.Module):
                 by_image[piece.image].append(piece.rgb)
             return torch.stack([torch.cat(parts, dim=1) for parts in by_image])
         table_BChw, mixed = self._project(feat_BDhw, width)
-        return self._decode_points(table_BChw, mixed, queries, _scale(feat_BDhw, queries))
+        return self._decode_points(table_BChw, mixed, queries, scale_of(queries, feat_BDhw))
 
     def rows(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: GridQueries, width: int) -> Iterator[Rows]:
         """The answer for a grid strip by strip."""
         table_BChw, mixed = self._project(feat_BDhw, width)
-        yield from self._grid_rows(table_BChw, mixed, queries.size, _scale(feat_BDhw, queries))
+        yield from self._grid_rows(table_BChw, mixed, queries.size, scale_of(queries, feat_BDhw))
 
     def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image as published: routing, mixing and filters on every pixel."""
@@ -201,11 +201,6 @@ class ArbSr(nn.Module):
     def _bias(self, like: Tensor) -> Tensor:
         assert self.tail.bias is not None
         return self.tail.bias.to(like.device).float()
-
-
-def _scale(feat_BDhw: Tensor, queries: Queries) -> Pair:
-    height, width = feat_BDhw.shape[-2:]
-    return queries.scale or (queries.size[0] / height, queries.size[1] / width)
 
 
 def _project_axis(index: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ only the two-column share of the relative coordinate remains per query and corne
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal, cast
@@ -40,6 +41,7 @@ from anysr.geometry import (
     bilinear_rows,
     ensemble_weights,
     pixel_centres,
+    scale_of,
 )
 from anysr.native.fused import ImageGrid, PackedLayers, StripGrid, liif_strip, padded, parts_for
 from anysr.slimmable import SlimLinear, prefix
@@ -53,6 +55,8 @@ class LiifConfig:
         hidden: width of the hidden layers, narrowed by subnets.
         num_layers: hidden layers.
         skip: "bilinear" adds the bilinearly enlarged input, so that the network learns a residual.
+        fade_in: how far above ×1 the residual counts in full: it takes its share of
+            min(1, (scale - 1) / fade_in), so that ×1 returns the input. 0: everywhere in full.
     """
 
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
@@ -61,17 +65,27 @@ class LiifConfig:
     hidden: int = 256
     num_layers: int = 4
     skip: Literal["none", "bilinear"] = "none"
+    fade_in: float = 0.0
 
     def __post_init__(self) -> None:
         if self.hidden < 1 or self.num_layers < 1:
             raise ValueError(
                 f"decoder.hidden and decoder.num_layers must be at least 1, got {self.hidden} and {self.num_layers}"
             )
+        if not 0 <= self.fade_in < math.inf or (self.fade_in and self.skip == "none"):
+            raise ValueError(
+                f"decoder.fade_in must be 0, or positive beside decoder.skip=bilinear, got {self.fade_in} beside "
+                f"decoder.skip={self.skip}"
+            )
 
     @property
     def slim_channels(self) -> int:
         """The width that subnets take a fraction of."""
         return self.hidden
+
+    def residual_share(self, scale: Pair) -> float:
+        """What the residual over ``skip`` counts at this scale, in [0, 1]."""
+        return min(1.0, (max(scale) - 1) / self.fade_in) if self.fade_in else 1.0
 
     def narrowed(self, width: int) -> LiifConfig:
         """The configuration of the physically smaller decoder."""
@@ -112,7 +126,9 @@ class Liif(nn.Module):
         else:
             rows = self.rows(feat_BDhw, image_B3hw, queries, width)
             return assemble(rows, len(feat_BDhw), queries.size, feat_BDhw.device)
-        return rgb if self.config.skip == "none" else rgb + bilinear(image_B3hw, queries)
+        if self.config.skip == "none":
+            return rgb
+        return rgb * self.config.residual_share(scale_of(queries, feat_BDhw)) + bilinear(image_B3hw, queries)
 
     def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image, of the textbook form (the MLP on every query and corner)."""
@@ -157,6 +173,7 @@ class Liif(nn.Module):
             axis_corners(pixel_centres(n, feat_BDhw.device), m) for n, m in zip(queries.size, (rows, cols), strict=True)
         ]
         kernel, bias, rel_weight = (t.to(dtype) for t in self._kernel((rows, cols), queries.cell, width))
+        share = self.config.residual_share(scale_of(queries, feat_BDhw))
         if (parts := parts_for(feat_BDhw)) is None:
             decode = self._plain_strips(axes, cols, rel_weight, width)
         else:
@@ -168,6 +185,7 @@ class Liif(nn.Module):
                 with torch.autocast(feat_BDhw.device.type, enabled=False):
                     decode(strip, conv3x3_rows(feat_BDhw[b], kernel, bias, strip), rgb_3RW)
                 if self.config.skip == "bilinear":
+                    rgb_3RW *= share
                     rgb_3RW += bilinear_rows(image_B3hw[b, None], queries.size, strip.top, strip.bottom)[0]
                 yield Rows(b, strip.top, rgb_3RW)
 

@@ -15,6 +15,10 @@ class ImageError(ValueError):
     """A file that is no image, is damaged, or holds what cannot be enlarged: the reason in one line."""
 
 
+class NoImageError(ImageError):
+    """A file of another kind, or an empty one."""
+
+
 @dataclass(frozen=True)
 class Metadata:
     """What a file says beside its pixels.

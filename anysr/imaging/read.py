@@ -7,7 +7,6 @@ it all becomes :class:`ImageError`.
 from __future__ import annotations
 
 import io
-import math
 import threading
 import warnings
 from collections.abc import Iterator
@@ -20,13 +19,13 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from anysr.imaging.metadata import collect_metadata, fitting_icc, orientation_of, parse_exif
-from anysr.imaging.picture import ImageError, Metadata, Picture, Pixels, check_pixels
+from anysr.imaging.picture import ImageError, Metadata, NoImageError, Picture, Pixels, check_pixels
 from anysr.imaging.tiff import num_pages, read_16_bit
 
 MAX_MEGAPIXELS = 400.0
 # Pillow calls a JPEG with previews or depth behind the photo, as phones write them, MPO.
 _READ = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF")
-_NAMES = "PNG, JPEG, WebP, TIFF, BMP and still GIF are read"
+NAMES_READ = "PNG, JPEG, WebP, TIFF, BMP and still GIF are read"
 # A progressive JPEG of a few kilobytes can hold thousands of scans, each a pass over all pixels.
 _MAX_JPEG_SCANS = 500
 _PALETTES = ("P", "PA")
@@ -60,7 +59,7 @@ def read_image(source: bytes | Path, max_megapixels: float = MAX_MEGAPIXELS) -> 
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"not an image ({_NAMES})" if data else "an empty file") from None
+        raise NoImageError(f"not an image ({NAMES_READ})" if data else "an empty file") from None
     except MemoryError:
         raise ImageError("decoding it takes more memory than there is") from None
     except Exception as error:
@@ -68,22 +67,15 @@ def read_image(source: bytes | Path, max_megapixels: float = MAX_MEGAPIXELS) -> 
         raise ImageError(f"damaged or cut short ({reason})") from None
 
 
-def upright_size(path: Path) -> tuple[int, int] | None:
+def upright_size(source: bytes | Path) -> tuple[int, int] | None:
     """(H, W) as shown, from the header; None for what is no image or cannot be read."""
     try:
-        with warnings.catch_warnings(), _opened(path.read_bytes()) as image:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+        with warnings.catch_warnings(), _opened(data) as image:
             warnings.simplefilter("ignore")
             width, height = image.size
             return (width, height) if orientation_of(image.getexif()) >= _FIRST_TURNED else (height, width)
     except Exception:  # see above: decoders raise whatever they like
-        return None
-
-
-def complete_size(path: Path) -> tuple[int, int] | None:
-    """(H, W) of an image whose every pixel can be decoded; None where it is missing, damaged or no image."""
-    try:
-        return read_image(path, max_megapixels=math.inf).size
-    except (ImageError, OSError):
         return None
 
 

@@ -16,6 +16,8 @@ from anysr.native.library import kernels
 
 # Inputs that the kernels multiply at a time, and outputs; widths are padded with zeros.
 PAIR, TILE = 32, 16
+# Queries of a block of SRNO: so many of the image's rows and columns.
+BLOCK_ROWS, BLOCK_SHAPE = 128, (4, 32)
 
 
 def parts_for(feat: Tensor) -> int | None:
@@ -71,8 +73,8 @@ class _SrnoCall(Structure):
         ("grid", _Grid),
         ("first", _Lookup),
         ("second", _Lookup),
-        *((name, c_void_p) for name in ("layers", "product", "sums")),
-        *((name, c_int32) for name in ("width", "num_mixes", "threads")),
+        *((name, c_void_p) for name in ("layers", "product", "sums", "kept")),
+        *((name, c_int32) for name in ("num_kept", "first_block", "are_known", "width", "num_mixes", "threads")),
     ]
 
 
@@ -142,10 +144,18 @@ class StripGrid:
         self.structure = _Grid(*places, height, width, 0, height, strip.first, image.lr_cols, rgb)
 
 
-def linear(x_QK: Tensor, layer: PackedLayers, parts: int) -> Tensor:
-    """(Q, N) of one linear layer whose N is a multiple of ``TILE``, in the type of the rows."""
+def linear(x_QK: Tensor, layer: PackedLayers, parts: int, out: Tensor | None = None) -> Tensor:
+    """(Q, N) of one linear layer whose N is a multiple of ``TILE``, in the type of the rows.
+
+    Args:
+        x_QK: rows.
+        layer: the layer.
+        parts: as :func:`parts_for` answers.
+        out: flat memory to answer in.
+    """
     x_QK = x_QK.contiguous()
-    out = x_QK.new_empty(len(x_QK), layer.structures[0].num_out)
+    shape = len(x_QK), layer.structures[0].num_out
+    out = x_QK.new_empty(shape) if out is None else out[: shape[0] * shape[1]].view(shape)
     pointers = x_QK.data_ptr(), out.data_ptr(), ctypes.cast(layer.structures, c_void_p)
     _run("anysr_linear", _LinearCall(*pointers, *x_QK.shape, torch.get_num_threads()), parts)
     return out
@@ -192,6 +202,26 @@ def liif_strip(grid: StripGrid, table_NK: Tensor, rel_2K: Tensor, layers: Packed
     _run("anysr_liif", call, parts)
 
 
+def num_blocks_of(strip: Strip, width: int) -> int:
+    """Blocks that the kernels cut a strip of an image of ``width`` columns into."""
+    rows, cols = BLOCK_SHAPE
+    return -(-(strip.bottom - strip.top) // rows) * -(-width // cols)
+
+
+class KeptStates:
+    """SRNO's hidden states of an image's first blocks, from one pass to the next."""
+
+    def __init__(self, num_blocks: int, channels: int, most_bytes: int) -> None:
+        room = max(0, min(num_blocks, most_bytes // (4 * BLOCK_ROWS * channels)))
+        self.states = torch.empty(room, BLOCK_ROWS, channels)
+        self.are_known = False
+        self.first_block = 0
+
+    def hold(self, num_blocks: int) -> bool:
+        """Whether the states of so many blocks, from ``first_block`` on, are known."""
+        return self.are_known and self.first_block + num_blocks <= len(self.states)
+
+
 def srno_strip(
     grid: StripGrid,
     lookups: Sequence[tuple[Tensor, Tensor, Tensor]],
@@ -199,6 +229,7 @@ def srno_strip(
     num_mixes: int,
     width: int,
     moments: tuple[Tensor, Tensor] | None,
+    kept: KeptStates,
     parts: int,
 ) -> None:
     """One pass of SRNO over a strip, after ``num_mixes`` attention layers.
@@ -206,18 +237,21 @@ def srno_strip(
     Args:
         grid: the strip.
         lookups: (table of the strip's corner features, rows' share, columns' share) of the hidden states and of
-            what the first GELU takes; of keys and values alone where there is no attention layer yet.
+            what the first GELU takes; of keys and values alone where there is no attention layer yet; none where
+            all states are known.
         layers: what follows the first GELU, in order.
         num_mixes: attention layers that are known.
         width: hidden channels.
         moments: float64 (products, sums) to add to; None to answer.
+        kept: states of the pass before; this one's replace them.
         parts: as :func:`parts_for` answers.
     """
     structures = [_Lookup(f.data_ptr(), r.data_ptr(), c.data_ptr(), c.shape[1]) for f, r, c in lookups]
-    first, second = structures if num_mixes else (structures[0], _Lookup())
+    first, second, *_ = [*structures, _Lookup(), _Lookup()]
     product, sums = (None, None) if moments is None else (t.data_ptr() for t in moments)
-    pointers = ctypes.cast(layers.structures, c_void_p), product, sums
-    call = _SrnoCall(grid.structure, first, second, *pointers, width, num_mixes, torch.get_num_threads())
+    pointers = ctypes.cast(layers.structures, c_void_p), product, sums, kept.states.data_ptr()
+    numbers = len(kept.states), kept.first_block, kept.are_known, width, num_mixes, torch.get_num_threads()
+    call = _SrnoCall(grid.structure, first, second, *pointers, *numbers)
     _run("anysr_srno", call, parts)
 
 

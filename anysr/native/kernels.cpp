@@ -393,6 +393,8 @@ extern "C" struct SrnoCall {
   Lookup first, second;  // the hidden states and what the first GELU takes; or keys and values, and nothing
   const Layer* layers;   // after the first GELU, then two per attention layer, then keys and values or the last two
   double *product, *sums;  // of keys and values, as Moments; null for the answer
+  float* kept;             // (num_kept, 128, channels): the states of the first blocks, from pass to pass
+  int32_t num_kept, first_block, are_known;  // blocks before the strip; whether the pass before has left states
   int32_t width, num_mixes, threads;
 };
 
@@ -421,24 +423,19 @@ struct SrnoWorker {
   int count() const { return num_tiles(call.grid, kRows); }
 
   void block(int tile) {
-    for (int i = 0; i < kRows; ++i) {
-      const Query query(call.grid, tile, kRows, i);
-      inside[i] = query.inside;
-      if (call.num_mixes) {
-        look_up(call.first, query, channels, [&](int k, Vec x) { _mm512_store_ps(states.data + i * channels + k, x); });
-        look_up(call.second, query, channels, [&](int k, Vec x) { rows.store(i, k, gelu(x)); });
-      } else {
-        look_up(call.first, query, 2 * width, [&](int k, Vec x) { _mm512_store_ps(wide.data + i * 2 * width + k, x); });
-      }
-    }
+    const int number = call.first_block + tile;
+    const bool keeps = number < call.num_kept, known = keeps && call.are_known, again = call.product;
+    float* state = keeps ? call.kept + (size_t)number * kRows * channels : states.data;
+    for (int i = 0; i < kRows; ++i) enter(Query(call.grid, tile, kRows, i), i, state + i * channels, known);
     if (call.num_mixes == 0) return add_moments(2 * width);
-    const Layer* layer = call.layers;
-    for (int mix = 0; mix < call.num_mixes; ++mix) {
+    // Known states lack the last layer alone.
+    const Layer* layer = call.layers + (known ? 2 * call.num_mixes - 3 : 0);
+    for (int mix = known ? call.num_mixes - 1 : 0; mix < call.num_mixes; ++mix) {
       if (mix > 0) activate(*layer++);
       apply(rows, *layer++, [&](int row, int col, Vec x) {
-        float* state = states.data + row * channels + col;
-        x += load(state);
-        _mm512_store_ps(state, x);
+        float* at = state + row * channels + col;
+        x += load(at);
+        if (again || mix + 1 < call.num_mixes) _mm512_store_ps(at, x);
         next.store(row, col, x);
       });
       std::swap(rows.buffer.data, next.buffer.data);
@@ -451,6 +448,18 @@ struct SrnoWorker {
       const Query query(call.grid, tile, kRows, i);
       for (int colour = 0; query.inside && colour < 3; ++colour)
         query.answer(call.grid, colour, wide.data[i * stride + colour]);
+    }
+  }
+
+  void enter(const Query& query, int i, float* state, bool known) {
+    inside[i] = query.inside;
+    if (known) {
+      for (int k = 0; k < channels; k += kLanes) rows.store(i, k, load(state + k));
+    } else if (call.num_mixes) {
+      look_up(call.first, query, channels, [&](int k, Vec x) { _mm512_store_ps(state + k, x); });
+      look_up(call.second, query, channels, [&](int k, Vec x) { rows.store(i, k, gelu(x)); });
+    } else {
+      look_up(call.first, query, 2 * width, [&](int k, Vec x) { _mm512_store_ps(wide.data + i * 2 * width + k, x); });
     }
   }
 

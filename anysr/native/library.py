@@ -1,9 +1,9 @@
-"""Builds ``kernels.cpp`` for this processor and loads it.
+"""Builds ``kernels.cpp`` and ``resize.cpp`` for this processor and loads them.
 
 Nothing happens at import time. The first call compiles (a few seconds, once for each processor,
 compiler and version of the source) into ``$XDG_CACHE_HOME/anysr`` or ``~/.cache/anysr``. Without a
-compiler, or on a processor without AVX-512, the plain PyTorch path is taken; ``ANYSR_KERNELS=off``
-asks for that.
+compiler, or on a processor without AVX-512, the plain PyTorch path is taken (Pillow for the resize,
+which needs no AVX-512); ``ANYSR_KERNELS=off`` asks for that.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+KERNELS, RESIZE = (Path(__file__).with_name(name) for name in ("kernels.cpp", "resize.cpp"))
 # FMA contraction is GCC's default; errno and traps would keep loops from becoming vectors.
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
 OFF_VALUES = ("0", "off", "false", "no")
@@ -31,41 +31,51 @@ _lock = threading.Lock()
 
 
 def kernels() -> ctypes.CDLL | None:
-    """The kernels, or None where there are none or ``ANYSR_KERNELS`` is "off"."""
+    """The decoders' kernels, or None where there are none or ``ANYSR_KERNELS`` is "off"."""
+    return _wanted(KERNELS)
+
+
+def resizer() -> ctypes.CDLL | None:
+    """The resize of photos, likewise."""
+    return _wanted(RESIZE)
+
+
+def _wanted(source: Path) -> ctypes.CDLL | None:
     if os.environ.get("ANYSR_KERNELS", "on").lower() in OFF_VALUES:
         return None
     with _lock:
-        return _load()
+        return _load(source)
 
 
 @cache
-def _load() -> ctypes.CDLL | None:
+def _load(source: Path) -> ctypes.CDLL | None:
     compiler = shutil.which(os.environ.get("CXX", "g++")) or shutil.which("c++")
-    if compiler is None or not torch.cpu.get_capabilities().get("avx512_f"):
+    if compiler is None or (source == KERNELS and not torch.cpu.get_capabilities().get("avx512_f")):
         return None
     try:
-        library = ctypes.CDLL(str(_built(compiler)))
-        library.anysr_has_tiles()  # asks the system for leave to use them, once for the process
+        library = ctypes.CDLL(str(_built(source, compiler)))
+        if source == KERNELS:
+            library.anysr_has_tiles()  # asks the system for leave to use them, once for the process
         return library
     except (OSError, subprocess.SubprocessError) as error:
         detail = getattr(error, "stderr", None) or str(error)
         first = detail.strip().splitlines()[0] if detail.strip() else type(error).__name__
         warnings.warn(
-            f"compiled kernels are off, plain PyTorch is used: {first}; ANYSR_KERNELS=off silences this", stacklevel=2
+            f"compiled kernels are off, the plain path is used: {first}; ANYSR_KERNELS=off silences this", stacklevel=2
         )
         return None
 
 
-def _built(compiler: str) -> Path:
-    """The library for this source, compiler and processor, built if it is not in the cache."""
+def _built(source: Path, compiler: str) -> Path:
+    """The library for a source, this compiler and processor, built if it is not in the cache."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True, timeout=60).stdout
-    key = hashlib.sha256("\0".join((SOURCE.read_text(), version, " ".join(FLAGS), _processor())).encode())
-    library = _cache_folder() / f"kernels-{key.hexdigest()[:16]}.so"
+    key = hashlib.sha256("\0".join((source.read_text(), version, " ".join(FLAGS), _processor())).encode())
+    library = _cache_folder() / f"{source.stem}-{key.hexdigest()[:16]}.so"
     if not library.exists():
         # Compiled aside and moved, so that another process never loads half a file.
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             fresh = Path(folder) / library.name
-            command = [compiler, *FLAGS, str(SOURCE), "-o", str(fresh)]
+            command = [compiler, *FLAGS, str(source), "-o", str(fresh)]
             subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
             fresh.replace(library)
     return library

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from anysr.native.resize import resize_square
 from pipeline.data.imresize import matlab_bicubic
 from pipeline.data.photos import Pixels
 
@@ -17,6 +18,9 @@ Resizer = Callable[[Pixels, tuple[int, int]], Pixels]
 
 def resize_bicubic(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """Resize (H, W, 3) uint8 to ``size`` (height, width), up or down."""
+    is_square = pixels.shape[0] == pixels.shape[1] and size[0] == size[1]  # as training's crops are
+    if is_square and (resized := resize_square(pixels, size[0])) is not None:
+        return resized
     # What Image.fromarray does, but for painting the new image black and copying the pixels first.
     image = Image.new("RGB", (pixels.shape[1], pixels.shape[0]), None)
     image.frombytes(np.ascontiguousarray(pixels))

@@ -37,7 +37,9 @@ class RayContext:
             threading.Thread(target=self._watch_for_stop, name="stop", daemon=True).start()
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        wrapped: nn.Module = ray.train.torch.prepare_model(model)
+        # The buffers are constants: to send them again would make the workers wait for each other once more a step.
+        kwargs = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        wrapped: nn.Module = ray.train.torch.prepare_model(model, parallel_strategy_kwargs=kwargs)
         return wrapped
 
     def gather(self, values: list[Any]) -> list[Any]:

@@ -21,10 +21,9 @@ def over_workers(num_workers: int | None) -> Scorer:
     """A scorer that spreads units over so many workers of the connected cluster; None for one on each CPU."""
 
     def scorer(evaluation: Evaluation, units: Sequence[Unit]) -> Iterator[tuple[Unit, list[Row]]]:
-        import ray
+        from pipeline.on_ray.workers import worker_count
 
-        count = num_workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-        yield from _Workers(evaluation, min(count, len(units))).score(units)
+        yield from _Workers(evaluation, worker_count(num_workers, len(units))).score(units)
 
     return scorer
 
@@ -55,10 +54,12 @@ class _Workers:
     def __init__(self, evaluation: Evaluation, count: int) -> None:
         import ray
 
+        from pipeline.on_ray.workers import worker_resources
+
         self._ray, self._evaluation = ray, evaluation
         self._shared = [ray.put(evaluation)]  # in a list, or Ray would fetch it for every call
         actor = ray.remote(_Worker)
-        resources = _resources(ray.cluster_resources(), count)
+        resources = worker_resources(count)
         self._actors = [actor.options(max_restarts=-1, **resources).remote() for _ in range(count)]
         try:
             ray.get([one.ready.remote() for one in self._actors])
@@ -85,10 +86,3 @@ class _Workers:
                     waiting.append((unit, attempt + 1))
                 else:
                     yield unit, failed(self._evaluation, unit, f"the worker died {_ATTEMPTS} times; out of memory?")
-
-
-def _resources(cluster: dict[str, float], count: int) -> dict[str, float]:
-    """What each worker is given; Ray would wait for CPUs that never come."""
-    if cluster.get("CPU", 0) < count:
-        raise UserError(f"the cluster has {cluster.get('CPU', 0):g} CPUs, too few for {count} workers; lower --workers")
-    return {"num_cpus": 1, "num_gpus": min(1.0, cluster.get("GPU", 0) / count)}

@@ -60,6 +60,30 @@ def follow_job(
         return _follow(stage, entrypoint, {**_authentication(), **os.environ, **environment}, stop=not environment)
 
 
+def submit_command(root: Path, script: str, address: str) -> int:
+    """Run this process's own command line as a job of the cluster at an address; answers its exit code.
+
+    On this machine its paths mean what they mean here. The script understands ``--chdir``, see
+    :func:`change_folder`.
+    """
+    exit_on_signals()
+    here = is_this_machine(address)
+    arguments = [*sys.argv[1:], *(["--chdir", str(Path.cwd())] if here else [])]
+    return follow_job(root, {}, sys.executable if here else "python", arguments, {}, script)
+
+
+def change_folder(folder: Path | None) -> None:
+    """Go to the folder that a job's paths are relative to.
+
+    Raises:
+        UserError: there is none.
+    """
+    if folder is not None:
+        if not folder.is_dir():
+            raise UserError(f"--chdir: there is no folder {folder}")
+        os.chdir(folder)
+
+
 def _authentication() -> dict[str, str]:
     """Ray's clusters ask for a token by default; its client sends one only when told to."""
     has_token = "RAY_AUTH_TOKEN" in os.environ or (Path.home() / ".ray" / "auth_token").exists()

@@ -11,7 +11,7 @@ import hashlib
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -78,7 +78,7 @@ def describe(uri: S3Uri) -> S3Object | None:
 
 
 def read(uri: S3Uri) -> bytes | None:
-    """A small object's content; None if there is none."""
+    """An object's content; None if there is none."""
 
     def get() -> bytes | None:
         try:
@@ -92,9 +92,15 @@ def read(uri: S3Uri) -> bytes | None:
     return patiently(get, uri)
 
 
-def write(uri: S3Uri, content: bytes) -> None:
-    """Store a small object in one piece."""
-    metadata = {_SHA256: hashlib.sha256(content).hexdigest()}
+def metadata(uri: S3Uri) -> dict[str, str] | None:
+    """What was stored beside an object; None if there is no such object."""
+    head = _head(uri)
+    return None if head is None else dict(head.get("Metadata", {}))
+
+
+def write(uri: S3Uri, content: bytes, beside: Mapping[str, str] | None = None) -> None:
+    """Store an object of at most 5 GB in one piece, with what is to be told ``beside`` it in :func:`metadata`."""
+    metadata = {_SHA256: hashlib.sha256(content).hexdigest(), **(beside or {})}
     patiently(lambda: _client().put_object(Bucket=uri.bucket, Key=uri.key, Body=content, Metadata=metadata), uri)
 
 

@@ -153,7 +153,8 @@ def _decisive(values: dict[str, Any]) -> dict[str, Any]:
 
 def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.optimizer]
-    return kind(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    # One pass over all weights: a network of many small ones spends 3 ms a step on Adam tensor by tensor.
+    return kind(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
 def _moving_average(model: AnySR, decay: float | None) -> AveragedModel | None:

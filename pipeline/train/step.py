@@ -70,9 +70,7 @@ def _backward(model: nn.Module, batch: Batch, device: torch.device, config: Trai
     for subnet in subnets:
         with _gradient_sync(model, is_last and subnet == subnets[-1]):
             sr = _answer(model, on_device, subnet, config.precision)
-            loss = _l1(sr, target)
-            if teacher is not None and config.distillation:
-                loss = torch.lerp(loss, _l1(sr, teacher), config.distillation)
+            loss = _l1(sr, target if teacher is None else torch.lerp(target, teacher, config.distillation))
             (loss / config.accumulate).backward()
         teacher = sr.detach() if teacher is None else teacher
         total += loss.detach()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import anysr
@@ -48,7 +49,8 @@ def size(path: Path) -> tuple[int, int]:
 
 
 def files_below(folder: Path) -> set[str]:
-    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    found = (path for path in folder.rglob("*") if path.is_file() and path.parent.name != ".anysr")
+    return {path.relative_to(folder).as_posix() for path in found}
 
 
 def test_the_newest_run_is_the_default_model(photo, tmp_path, monkeypatch, capsys):
@@ -105,6 +107,11 @@ def test_folders_keep_their_structure_and_are_gone_on_with(upscale, photo, tmp_p
     assert printed.count("->") == 3
     _, printed, _ = upscale(folder, "--scale", 2, "-o", out, "--overwrite")
     assert printed.count("->") == 3
+    torch.manual_seed(1)
+    anysr.save(anysr.build(bilinear_network().config), tmp_path / "other.safetensors")
+    for times in (3, 0):  # as is that of another model
+        _, printed, _ = upscale(folder, "--scale", 2, "-o", out, "--model", tmp_path / "other.safetensors")
+        assert printed.count("->") == times
     # An output folder inside the input folder is not its own input.
     for _ in range(2):
         code, _, _ = upscale(folder, "--scale", 1.5, "-o", folder / "large")

@@ -95,6 +95,23 @@ def test_decoders(
     torch.testing.assert_close(rgb.float(), expected, rtol=0, atol=TOLERANCE[parts])
 
 
+@pytest.mark.parametrize("kept_bytes", [0, 70000, 10**8])
+@pytest.mark.parametrize("kind", ["srno", "srno-one-block", "srno-three-blocks"])
+def test_strips_and_kept_states_do_not_show(
+    kind: str, kept_bytes: int, parts: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoder, feat, image = make(kind), torch.randn(1, 24, 19, 11), torch.rand(1, 3, 19, 11)
+    size, width = GridQueries((41, 70)), CONFIGS[kind].slim_channels
+    choose_parts(monkeypatch, None)
+    expected = decoder(feat, image, size, width)
+    choose_parts(monkeypatch, parts)
+    monkeypatch.setattr("anysr.decoders.grid.STRIP_BYTES", 1)
+    monkeypatch.setattr("anysr.decoders.srno_fused.KEPT_BYTES", kept_bytes)
+    low = [t.to(dtype_of(parts)) for t in (feat, image)]
+    rgb = decoder.to(dtype_of(parts))(*low, size, width)
+    torch.testing.assert_close(rgb.float(), expected, rtol=0, atol=TOLERANCE[parts])
+
+
 def choose_parts(monkeypatch: pytest.MonkeyPatch, parts: int | None) -> None:
     for name in ("liif", "srno"):
         monkeypatch.setattr(f"anysr.decoders.{name}.parts_for", lambda feat: parts)

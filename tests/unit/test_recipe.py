@@ -75,7 +75,7 @@ def test_parts_of_a_sandwich_give_the_same_gradients(batch):
 
 
 def test_distillation_mixes_the_detached_full_network_into_the_target(batch):
-    """Against the loss written out: (1 - w) |s - photo| + w |s - t|, t the full network's answer as a number."""
+    """Against the loss written out: |s - ((1 - w) photo + w t)|, t the full network's answer as a number."""
     config = tiny_config(*SANDWICH, "train.distillation=0.3")
     found, _ = gradients(config, batch)
     state = TrainState.fresh(config, CPU)
@@ -85,12 +85,24 @@ def test_distillation_mixes_the_detached_full_network_into_the_target(batch):
     photo, teacher = batch.target / 255, full.detach()
     loss = (full - photo).abs().mean()
     for narrow in (own, small):
-        loss = loss + 0.7 * (narrow - photo).abs().mean() + 0.3 * (narrow - teacher).abs().mean()
+        loss = loss + (narrow - (0.7 * photo + 0.3 * teacher)).abs().mean()
     (2 * loss).backward()
     for name, parameter in state.model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, atol=1e-6, rtol=1e-4)
     without, _ = gradients(tiny_config(*SANDWICH), batch)
     assert not torch.allclose(without["encoder.head.weight"], found["encoder.head.weight"], rtol=1e-3)
+
+
+def test_a_teacher_that_agrees_with_its_pupils_leaves_their_gradients_alone(batch):
+    """As at the start, where all answer with the interpolation: an L1 between them would be rounding's sign."""
+
+    def at_the_start(model):
+        torch.nn.init.zeros_(model.decoder.layers[-1].weight)
+
+    taught, _ = gradients(tiny_config(*SANDWICH, "train.distillation=0.9"), batch, at_the_start)
+    alone, _ = gradients(tiny_config(*SANDWICH), batch, at_the_start)
+    for name, gradient in alone.items():
+        torch.testing.assert_close(taught[name], gradient)
 
 
 def _worker(rank, config, batches, port, results):

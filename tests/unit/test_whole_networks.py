@@ -4,30 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
 
-import anysr
-from anysr.colour import recolour
-from anysr.geometry import resolve_target
 from anysr.zoo import MODELS
-from tests import textbook, textbook_arbsr, textbook_encoders
+from tests.textbook_networks import enlarge
 from tests.unit.test_zoo import tiny
 
 NAMES = [name for name, config in MODELS.items() if config.decoder.kind in ("liif", "srno", "metasr", "arbsr")]
-
-
-def enlarge(model: anysr.AnySR, lr: Tensor, scale: tuple[float, float], subnet: int) -> Tensor:
-    size = resolve_target((lr.shape[2], lr.shape[3]), scale, None).size
-    chosen, colour = model.subnets[subnet], model.config.colour
-    image = recolour(lr, colour.to_network, dim=1)
-    feat = textbook_encoders.encode(model.encoder, image, scale, chosen.encoder_channels)
-    if model.config.decoder.kind == "arbsr":
-        rgb = textbook_arbsr.arbsr(model.decoder, feat, size, scale, chosen.decoder_channels)
-    else:
-        coord, cell = textbook.make_coord(size, len(lr)), (2 / size[0], 2 / size[1])
-        rgb = textbook.decode(model.decoder, feat, image, coord, cell, chosen.decoder_channels)
-        rgb = rgb.transpose(1, 2).reshape(len(lr), 3, *size)
-    return recolour(rgb, colour.to_rgb, dim=1)
 
 
 @pytest.mark.parametrize("name", NAMES)
