@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from anysr.decoders import ArbSr
 from anysr.decoders.arbsr import NUM_EXPERTS
-from anysr.export.places import Grid
 from anysr.export.loops import over_rows
+from anysr.export.places import Grid
 
 _TAPS = 9
 _FLOOR_SHIFT = 1e-3
@@ -41,11 +41,11 @@ class ArbSrGraph(nn.Module):
     def answer(self, feat_1Dhw: Tensor, image_13hw: Tensor, state: tuple[Tensor, ...], grid: Grid) -> Tensor:
         """(3, R, W) in the network's colours."""
         table = F.conv2d(feat_1Dhw, self.table)[0].permute(1, 2, 0).flatten(0, 1)
-        lr_size, inverse_yx = grid.lr_size, (1 / grid.scale).float()
+        lr_size, inverse_yx = grid.lr_sizes(), (1 / grid.scale).float()
         body0, body2, offset, routing = ((m.weight.flatten(1), m.bias) for m in self.routing)
         mixed, bias = self.mixed, self.tail_bias
         # One more row on either side, for the last convolution, which sees zeros beyond the image.
-        rows = torch.arange(grid.count + 2) + (grid.top - 1)
+        rows = torch.arange(grid.count + 2) + grid.top - 1
         ys, frac_y = _project(rows.double(), grid.scale[0])
         xs, frac_x = _project(torch.arange(grid.width).double(), grid.scale[1])
         inside = ((rows >= 0) & (rows < grid.height)).float()
@@ -73,7 +73,7 @@ def _project(index: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     return position - 0.5, (position - torch.floor(position + _FLOOR_SHIFT) - 0.5).float()
 
 
-def _sample(table_NC: Tensor, y: Tensor, x: Tensor, lr_size: tuple[int, int]) -> Tensor:
+def _sample(table_NC: Tensor, y: Tensor, x: Tensor, lr_size: tuple[Tensor, Tensor]) -> Tensor:
     """(W, C): bilinear between rows of the table, zeros outside the image; see ``decoders.arbsr._places``."""
     rows, cols = lr_size
     y, x = _place(y, rows), _place(x, cols)
@@ -82,12 +82,11 @@ def _sample(table_NC: Tensor, y: Tensor, x: Tensor, lr_size: tuple[int, int]) ->
     for row, weight_y in ((top, top + 1 - y), (top + 1, y - top)):
         for col, weight_x in ((left, left + 1 - x), (left + 1, x - left)):
             inside = (row >= 0) & (row <= rows - 1) & (col >= 0) & (col <= cols - 1)
-            index = row.clamp(min=0, max=rows - 1).long() * cols + col.clamp(min=0, max=cols - 1).long()
-            total = total + table_NC.index_select(0, index) * ((weight_y * weight_x) * inside).float()[:, None]
+            index = row.clamp(min=0).minimum(rows - 1) * cols + col.clamp(min=0).minimum(cols - 1)
+            total = total + table_NC.index_select(0, index.long()) * ((weight_y * weight_x) * inside).float()[:, None]
     return total
 
 
-def _place(position: Tensor, size: int) -> Tensor:
+def _place(position: Tensor, size: Tensor) -> Tensor:
     """LR position p is read at p n / (n - 1) - 1/2, the only pixel at its centre."""
-    number = torch.ones((), dtype=torch.float64) * size
-    return torch.where(number > 1, position * number / (number - 1).clamp(min=1) - 0.5, torch.zeros_like(position))
+    return torch.where(size > 1, position * size / (size - 1).clamp(min=1) - 0.5, torch.zeros_like(position))

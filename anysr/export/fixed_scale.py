@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from anysr.decoders import Ecbsr, PixelShuffle, Vdsr
-from anysr.export.places import Grid, bicubic_rows, existing_rows
+from anysr.export.places import Grid
 from anysr.fixed_scale import luma
 
 
@@ -49,7 +49,7 @@ class EcbsrGraph(nn.Module):
         sharp = _picked(self.decoder.sharpened(given), grid, first * self.factor)
         if self.decoder.config.colours == 3:
             return sharp
-        smooth = bicubic_rows(image_13hw, grid)
+        smooth = grid.bicubic(image_13hw)
         return (smooth + (sharp[None] - luma(smooth)))[0]
 
 
@@ -69,15 +69,15 @@ class VdsrGraph(nn.Module):
     def answer(self, feat_1Dhw: Tensor, image_13hw: Tensor, state: tuple[Tensor, ...], grid: Grid) -> Tensor:
         """(3, R, W) in the network's colours."""
         wider = grid.with_halo(self.decoder.config.num_layers)
-        sharp = self.decoder._sharpened(bicubic_rows(image_13hw, wider), self.decoder.config.hidden)
+        sharp = self.decoder._sharpened(wider.bicubic(image_13hw), self.decoder.config.hidden)
         return sharp[0].index_select(1, torch.arange(grid.count) + (grid.top - wider.top))
 
 
 def _lr_rows(x_1Chw: Tensor, grid: Grid, factor: int, halo: int) -> tuple[Tensor, Tensor]:
     """What the rows asked for depend on, and its first row."""
     first = (grid.top // factor - halo).clamp(min=0)
-    last = ((grid.top + grid.count + factor - 1) // factor + halo).clamp(max=x_1Chw.shape[2])
-    return existing_rows(x_1Chw, first, last), first
+    last = ((grid.top + grid.count + factor - 1) // factor + halo).minimum(grid.lr_height)
+    return grid.existing_rows(x_1Chw, first, last), first
 
 
 def _picked(rgb_1CHW: Tensor, grid: Grid, first: Tensor) -> Tensor:

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.decoders import Liif
-from anysr.export.places import Grid, bilinear_rows, ensemble_weights, feature_rows
 from anysr.export.loops import over_pixels
+from anysr.export.places import Grid, ensemble_weights
 
 
 class LiifGraph(nn.Module):
@@ -19,7 +19,8 @@ class LiifGraph(nn.Module):
     def __init__(self, decoder: Liif) -> None:
         super().__init__()
         channels, first = decoder.feat_channels, decoder.layers[0]
-        weight, self.has_skip = first.weight.detach(), decoder.config.skip == "bilinear"
+        self.has_skip, self.fade_in = decoder.config.skip == "bilinear", decoder.config.fade_in
+        weight = first.weight.detach()
         kernel = weight[:, : 9 * channels].reshape(-1, channels, 3, 3)
         self.kernel = nn.Parameter(kernel.contiguous(), requires_grad=False)
         self.bias = nn.Parameter(first.bias.detach().clone(), requires_grad=False)
@@ -34,11 +35,11 @@ class LiifGraph(nn.Module):
     def answer(self, feat_1Dhw: Tensor, image_13hw: Tensor, state: tuple[Tensor, ...], grid: Grid) -> Tensor:
         """(3, R, W) in the network's colours."""
         ys, xs = grid.corners()
-        given, first = feature_rows(feat_1Dhw, ys.index, halo=1)
+        given, first = grid.feature_rows(feat_1Dhw, ys.index, halo=1)
         table = F.conv2d(given, self.kernel, self.bias, padding=(0, 1))[0].permute(1, 2, 0).flatten(0, 1)
         table = table + grid.cell() @ self.cell
         layers, rel = [(layer.weight, layer.bias) for layer in self.layers], self.rel
-        start_2R, rel_y, index_x, rel_x = (ys.index - first) * grid.lr_size[1], ys.rel, xs.index, xs.rel
+        start_2R, rel_y, index_x, rel_x = (ys.index - first) * grid.lr_width, ys.rel, xs.index, xs.rel
 
         def decode(row_Q: Tensor, col_Q: Tensor) -> Tensor:
             index_22Q = start_2R[:, row_Q].unsqueeze(1) + index_x[:, col_Q]
@@ -51,4 +52,12 @@ class LiifGraph(nn.Module):
             return (answers_22Q3 * ensemble_weights(y_2Q, x_2Q)[..., None]).sum((0, 1))
 
         rgb_3RW = over_pixels(decode, grid)
-        return rgb_3RW + bilinear_rows(image_13hw, grid)[0] if self.has_skip else rgb_3RW
+        if not self.has_skip:
+            return rgb_3RW
+        return rgb_3RW * self._residual_share(grid) + grid.bilinear(image_13hw)[0]
+
+    def _residual_share(self, grid: Grid) -> Tensor:
+        """See ``LiifConfig.residual_share``."""
+        if not self.fade_in:
+            return torch.ones(())
+        return ((grid.scale.max() - 1) / self.fade_in).clamp(max=1).float()

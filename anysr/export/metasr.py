@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.decoders import MetaSr
-from anysr.export.places import Grid, feature_rows
 from anysr.export.loops import over_pixels
+from anysr.export.places import Grid
 
 
 class MetaSrGraph(nn.Module):
@@ -29,11 +29,11 @@ class MetaSrGraph(nn.Module):
     def answer(self, feat_1Dhw: Tensor, image_13hw: Tensor, state: tuple[Tensor, ...], grid: Grid) -> Tensor:
         """(3, R, W) in the network's colours."""
         ys, xs = grid.containing()
-        given, first = feature_rows(feat_1Dhw, ys.index, halo=1)
+        given, first = grid.feature_rows(feat_1Dhw, ys.index, halo=1)
         table = F.conv2d(given, self.kernel, padding=(0, 1))[0].permute(1, 2, 0).flatten(0, 1)
         weight, hidden = self.first.weight, self.hidden
         by_row_RJ = ys.rel[:, None] * weight[:, 0] + (self.first.bias + weight[:, 2] * (grid.cell()[0] / 2))
-        by_col_WJ, start_R, index_x = xs.rel[:, None] * weight[:, 1], (ys.index - first) * grid.lr_size[1], xs.index
+        by_col_WJ, start_R, index_x = xs.rel[:, None] * weight[:, 1], (ys.index - first) * grid.lr_width, xs.index
 
         def decode(row_Q: Tensor, col_Q: Tensor) -> Tensor:
             hidden_QJ = torch.relu(by_row_RJ[row_Q] + by_col_WJ[col_Q])

@@ -10,7 +10,7 @@ from anysr.export.decoders import graph_of
 from anysr.export.places import Grid
 from anysr.model import AnySR
 
-ALL_ROWS = (0, 2**31)
+ALL_ROWS, WHOLE_IMAGE = (0, 2**31), (0, 0)
 
 
 class Prepare(nn.Module):
@@ -38,9 +38,14 @@ class Answer(nn.Module):
     def __init__(self, network: AnySR) -> None:
         super().__init__()
         self.colour, self.decoder = network.config.colour, graph_of(network.decoder)
+        self.factor = getattr(network.config.decoder, "factor", None)
 
-    def forward(self, lr: Tensor, scale: Tensor, size: Tensor, rows: Tensor | None, *prepared: Tensor) -> Tensor:
-        grid = Grid.of(lr, scale, size, rows)
+    def forward(
+        self, lr: Tensor, scale: Tensor, size: Tensor, rows: Tensor | None, window: Tensor | None, *prepared: Tensor
+    ) -> Tensor:
+        if self.factor is not None:
+            scale, size = torch.full((2,), float(self.factor), dtype=torch.float64), torch.zeros(2, dtype=torch.int64)
+        grid = Grid.of(lr, scale, size, rows, window)
         image = recolour(lr, self.colour.to_network, dim=1)
         rgb_3RW = self.decoder.answer(prepared[0], image, prepared[1:], grid)
         return recolour(rgb_3RW, self.colour.to_rgb, dim=0)[None]
@@ -54,5 +59,5 @@ class Enlarge(nn.Module):
         self.prepare, self.answer = Prepare(network), Answer(network)
 
     def forward(self, lr: Tensor, scale: Tensor, size: Tensor) -> Tensor:
-        sr: Tensor = self.answer(lr, scale, size, None, *self.prepare(lr, scale, size))
+        sr: Tensor = self.answer(lr, scale, size, None, None, *self.prepare(lr, scale, size))
         return sr

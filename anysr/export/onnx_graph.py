@@ -11,11 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 import torch
-from onnx_ir.passes.common import RemoveUnusedNodesPass
+from onnx_ir.passes.common import ClearMetadataAndDocStringPass, RemoveUnusedNodesPass
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from anysr.export.network import ALL_ROWS, Answer, Prepare
+from anysr.export.network import ALL_ROWS, WHOLE_IMAGE, Answer, Prepare
 from anysr.model import AnySR
 
 OPSET = 20
@@ -31,14 +31,14 @@ def example(scale: tuple[float, float] = _EXAMPLE_SCALE) -> tuple[Tensor, Tensor
 
 @torch.no_grad()
 def build_graph(network: AnySR) -> ir.Model:
-    """The graph of a network of one subnet: lr, scale, size, rows, features (…) to sr, features (…)."""
+    """The graph of a network of one subnet: lr, scale, size, rows, window, features (…) to sr, features (…)."""
     once, rows = Prepare(network).eval(), Answer(network).eval()
     lr, scale, size = example(_scale_of(network))
     free = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
     prepared = once(lr, scale, size)
     prepare = torch.export.export(once, (lr, scale, size), dynamic_shapes=(free, None, None), strict=False)
-    shapes = (free, None, None, None, (free, *[None] * (len(prepared) - 1)))
-    given = (lr, scale, size, torch.tensor(ALL_ROWS), *prepared)
+    shapes = (free, None, None, None, None, (free, *[None] * (len(prepared) - 1)))
+    given = (lr, scale, size, torch.tensor(ALL_ROWS), torch.tensor(WHOLE_IMAGE), *prepared)
     answer = torch.export.export(rows, given, dynamic_shapes=shapes, strict=False)
     names = ["features", *(f"state{i}" for i in range(len(prepared) - 1))]
     return _joined(_converted(prepare, names), _converted(answer, ["sr"]), names, prepared)
@@ -57,7 +57,7 @@ def _converted(program: ExportedProgram, outputs: Sequence[str]) -> ir.Model:
 
 def _joined(prepare: ir.Model, answer: ir.Model, names: Sequence[str], prepared: Sequence[Tensor]) -> ir.Model:
     graph, once = answer.graph, prepare.graph
-    lr, scale, size, rows, *given = graph.inputs
+    lr, scale, size, rows, window, *given = graph.inputs
     _prefix_names(once, "prepare.")
     for inner, outer in zip(once.inputs, (lr, scale, size), strict=True):
         inner.replace_all_uses_with(outer)
@@ -66,17 +66,28 @@ def _joined(prepare: ir.Model, answer: ir.Model, names: Sequence[str], prepared:
     for value, now in zip(given, ready, strict=True):
         value.replace_all_uses_with(now)
     for value, name, default in zip(given, names, prepared, strict=True):
-        value.shape = ir.Shape([f'{name}_{i}' if n == 0 else n for i, n in enumerate(_empty(default))])
+        value.shape = ir.Shape([f"{name}_{i}" if n == 0 else n for i, n in enumerate(_empty(default))])
         value.name = f"{name}_given"
     graph.insert_before(graph[0], _choice(once, given, ready))
     for value, name in zip(ready, names, strict=True):
         value.name = name
     graph.outputs.extend(ready)
-    defaults = [np.zeros(2, np.int64), np.array(ALL_ROWS), *(np.zeros(_empty(t), np.float32) for t in prepared)]
-    for value, default in zip((size, rows, *given), defaults, strict=True):
+    defaults = [
+        np.zeros(2, np.int64),
+        np.array(ALL_ROWS),
+        np.array(WHOLE_IMAGE),
+        *(np.zeros(_empty(t), np.float32) for t in prepared),
+    ]
+    for value, default in zip((size, rows, window, *given), defaults, strict=True):
         value.const_value = ir.tensor(default, name=value.name)
         graph.register_initializer(value)
+    for value in [v for v in (scale, size) if not v.uses()]:  # a network of one factor
+        graph.inputs.remove(value)
+        graph.initializers.pop(value.name, None)
+    lr.shape, graph.outputs[0].shape = ir.Shape([1, 3, "h", "w"]), ir.Shape([1, 3, "rows", "W"])
+    ready[0].shape = ir.Shape([1, prepared[0].shape[1], "h", "w"])
     RemoveUnusedNodesPass()(answer)
+    ClearMetadataAndDocStringPass()(answer)  # where this machine keeps its files
     return answer
 
 

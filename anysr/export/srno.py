@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from anysr.decoders import Srno
 from anysr.decoders.galerkin import Galerkin, Moments
-from anysr.export.places import Grid, bilinear_rows, ensemble_weights
 from anysr.export.loops import over_pixels, summed_over_pixels
+from anysr.export.places import Grid, ensemble_weights
 
 _EPS = 1e-5
 
@@ -56,7 +56,7 @@ class SrnoGraph(nn.Module):
         def decode(row_Q: Tensor, col_Q: Tensor) -> Tensor:
             return F.linear(F.gelu(F.linear(states(row_Q, col_Q), *fc1)), *fc2)
 
-        return over_pixels(decode, grid) + bilinear_rows(image_13hw, grid)[0]
+        return over_pixels(decode, grid) + grid.bilinear(image_13hw)[0]
 
     def _moments(self, queries: _Queries, known: list[Tensor], keys_values: nn.Linear) -> Moments:
         heads, head = self.width // self.head, self.head
@@ -88,7 +88,7 @@ class _Queries:
     def states(self, known: list[Tensor]):  # type: ignore[no-untyped-def]
         """A function from rows and columns of Q pixels to (Q, K)."""
         table, offset, weight = self.table, self.offset, self.graph.lift[:, :-2]
-        start_2R, rel_y = self.ys.index * self.grid.lr_size[1], self.ys.rel
+        start_2R, rel_y = (self.ys.index - self.grid.first) * self.grid.lr_width, self.ys.rel
         index_x, rel_x = self.xs.index, self.xs.rel
         second = zip(known, self.graph.second, strict=False)
         # Copies, because tensors that a loop reads must not share memory.
