@@ -5,6 +5,8 @@ Offsets and routing are computed for every pixel: that they repeat is not known 
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,7 +33,8 @@ class ArbSrGraph(nn.Module):
         mixed = taps_27D @ decoder.expand.transpose(0, 1).reshape(decoder.feat_channels, -1)
         self.table, self.mixed = (nn.Parameter(t.detach().clone(), requires_grad=False) for t in (table, mixed))
         layers = decoder.body0, decoder.body2, decoder.offset, decoder.routing
-        self.routing = nn.ModuleList(layers)
+        self.routing = cast(list[nn.Conv2d], nn.ModuleList(layers))
+        assert decoder.tail.bias is not None
         self.tail_bias = nn.Parameter(decoder.tail.bias.detach().clone(), requires_grad=False)
 
     def prepare(self, feat_1Dhw: Tensor, grid: Grid) -> tuple[Tensor, ...]:

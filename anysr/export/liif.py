@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ class LiifGraph(nn.Module):
         self.bias = nn.Parameter(first.bias.detach().clone(), requires_grad=False)
         self.rel = nn.Parameter(weight[:, -4:-2].t().contiguous(), requires_grad=False)
         self.cell = nn.Parameter(weight[:, -2:].t().contiguous(), requires_grad=False)
-        self.layers = nn.ModuleList(decoder.layers[1:])
+        self.layers = cast(list[nn.Linear], nn.ModuleList(decoder.layers[1:]))
 
     def prepare(self, feat_1Dhw: Tensor, grid: Grid) -> tuple[Tensor, ...]:
         """Nothing."""
@@ -42,8 +44,8 @@ class LiifGraph(nn.Module):
         start_2R, rel_y, index_x, rel_x = (ys.index - first) * grid.lr_width, ys.rel, xs.index, xs.rel
 
         def decode(row_Q: Tensor, col_Q: Tensor) -> Tensor:
-            index_22Q = start_2R[:, row_Q].unsqueeze(1) + index_x[:, col_Q]
-            y_2Q, x_2Q = rel_y[:, row_Q], rel_x[:, col_Q]
+            index_22Q = start_2R.index_select(1, row_Q).unsqueeze(1) + index_x.index_select(1, col_Q)
+            y_2Q, x_2Q = rel_y.index_select(1, row_Q), rel_x.index_select(1, col_Q)
             places = torch.stack([y_2Q.unsqueeze(1).expand(2, 2, -1), x_2Q.expand(2, 2, -1)], -1)
             hidden = torch.relu(torch.addmm(table.index_select(0, index_22Q.flatten()), places.flatten(0, 2), rel))
             for weight, bias in layers[:-1]:

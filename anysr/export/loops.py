@@ -16,7 +16,7 @@ BLOCK_PIXELS = 1024
 
 
 def over_pixels(answer: Callable[[Tensor, Tensor], Tensor], grid: Grid) -> Tensor:
-    """(C, R, W) from a function that answers (Q, C) for Q pixels, given their rows among those asked for and columns."""
+    """(C, R, W) from a function of Q pixels' rows, among those asked for, and columns, that answers (Q, C)."""
     pixel_of, width, count = _pixels(grid), grid.width, grid.count
 
     def step(carry: Tensor, block: Tensor) -> tuple[Tensor, Tensor]:

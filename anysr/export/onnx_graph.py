@@ -78,12 +78,12 @@ def _joined(prepare: ir.Model, answer: ir.Model, names: Sequence[str], prepared:
         np.array(WHOLE_IMAGE),
         *(np.zeros(_empty(t), np.float32) for t in prepared),
     ]
-    for value, default in zip((size, rows, window, *given), defaults, strict=True):
-        value.const_value = ir.tensor(default, name=value.name)
+    for value, array in zip((size, rows, window, *given), defaults, strict=True):
+        value.const_value = ir.tensor(array, name=value.name)
         graph.register_initializer(value)
     for value in [v for v in (scale, size) if not v.uses()]:  # a network of one factor
         graph.inputs.remove(value)
-        graph.initializers.pop(value.name, None)
+        graph.initializers.pop(str(value.name), None)
     lr.shape, graph.outputs[0].shape = ir.Shape([1, 3, "h", "w"]), ir.Shape([1, 3, "rows", "W"])
     ready[0].shape = ir.Shape([1, prepared[0].shape[1], "h", "w"])
     RemoveUnusedNodesPass()(answer)

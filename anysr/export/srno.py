@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.decoders import Srno
-from anysr.decoders.galerkin import Galerkin, Moments
+from anysr.decoders.galerkin import Moments
 from anysr.export.loops import over_pixels, summed_over_pixels
 from anysr.export.places import Grid, ensemble_weights
 
@@ -27,15 +27,13 @@ class SrnoGraph(nn.Module):
         super().__init__()
         self.width, self.head = decoder.config.hidden, decoder.config.head_channels
         self.state_shapes = ((decoder.config.num_blocks, self.width, self.width + 1),)
-        self.blocks = cast(list[Galerkin], decoder.blocks)
-        self.lift, self.bias = _frozen(decoder.conv00.weight.flatten(1)), _frozen(decoder.conv00.bias)
+        self.blocks = decoder.blocks
+        self.lift, self.bias = _frozen(decoder.conv00.weight.flatten(1)), _linear(decoder.conv00).bias
         self.fc1, self.fc2 = _linear(decoder.fc1), _linear(decoder.fc2)
-        self.second = nn.ModuleList(_linear(block.o_proj2) for block in decoder.blocks)
-        # Keys and values of the first block are linear in the lift's input.
-        self.keys_values = nn.ModuleList()
-        for block in decoder.blocks:
-            weight, bias = block.keys_values_weight(self.width)
-            self.keys_values.append(_layer(weight, bias))
+        second = nn.ModuleList(_linear(block.o_proj2) for block in decoder.blocks)
+        self.second = cast(list[nn.Linear], second)
+        keys_values = nn.ModuleList(_layer(*block.keys_values_weight(self.width)) for block in decoder.blocks)
+        self.keys_values = cast(list[nn.Linear], keys_values)
 
     def prepare(self, feat_1Dhw: Tensor, grid: Grid) -> tuple[Tensor, ...]:
         """The attention of each block."""
@@ -95,8 +93,8 @@ class _Queries:
         layers = [(w[:, :-1].contiguous(), w[:, -1].clone(), s.weight, s.bias) for w, s in second]
 
         def states(row_Q: Tensor, col_Q: Tensor) -> Tensor:
-            index_22Q = start_2R[:, row_Q].unsqueeze(1) + index_x[:, col_Q]
-            y_2Q, x_2Q = rel_y[:, row_Q], rel_x[:, col_Q]
+            index_22Q = start_2R.index_select(1, row_Q).unsqueeze(1) + index_x.index_select(1, col_Q)
+            y_2Q, x_2Q = rel_y.index_select(1, row_Q), rel_x.index_select(1, col_Q)
             corners_4QD = table.index_select(0, index_22Q.flatten()).unflatten(0, (4, -1))
             weighted_4QD = corners_4QD * ensemble_weights(y_2Q, x_2Q).flatten(0, 1)[..., None]
             rel_222Q = torch.stack([y_2Q.unsqueeze(1).expand(2, 2, -1), x_2Q.expand(2, 2, -1)], 2)

@@ -84,8 +84,7 @@ def _write_onnx(model: AnySR, subnet: int, network: AnySR, path: Path, about: di
 
     def answer(lr: Tensor, scale: Pair) -> np.ndarray:
         given = {"lr": lr.numpy(), "scale": np.array(scale)}
-        sr: np.ndarray = session.run(["sr"], {key: value for key, value in given.items() if key in inputs})[0]
-        return sr
+        return np.asarray(session.run(["sr"], {key: value for key, value in given.items() if key in inputs})[0])
 
     return check_answers(model, subnet, answer, "the ONNX graph")
 
