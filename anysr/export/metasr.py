@@ -37,9 +37,8 @@ class MetaSrGraph(nn.Module):
 
         def decode(row_Q: Tensor, col_Q: Tensor) -> Tensor:
             hidden_QJ = torch.relu(by_row_RJ.index_select(0, row_Q) + by_col_WJ.index_select(0, col_Q))
-            z_Q3J = table.index_select(0, start_R.index_select(0, row_Q) + index_x.index_select(0, col_Q)).view(
-                -1, 3, hidden + 1
-            )
+            index_Q = start_R.index_select(0, row_Q) + index_x.index_select(0, col_Q)
+            z_Q3J = table.index_select(0, index_Q).view(-1, 3, hidden + 1)
             return torch.matmul(z_Q3J[..., :-1], hidden_QJ[..., None])[..., 0] + z_Q3J[..., -1]
 
         return over_pixels(decode, grid)

@@ -35,7 +35,9 @@ def build_graph(network: AnySR) -> ir.Model:
     once, rows = Prepare(network).eval(), Answer(network).eval()
     lr, scale, size = example(_scale_of(network))
     free = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
-    prepared = once(lr, scale, size)
+    # Of the right shape: running the loops eagerly would compile them first.
+    feat = torch.zeros(1, network.encoder.out_channels, *_EXAMPLE_LR)
+    prepared = (feat, *(torch.zeros(shape) for shape in rows.decoder.state_shapes))
     prepare = torch.export.export(once, (lr, scale, size), dynamic_shapes=(free, None, None), strict=False)
     shapes = (free, None, None, None, None, (free, *[None] * (len(prepared) - 1)))
     given = (lr, scale, size, torch.tensor(ALL_ROWS), torch.tensor(WHOLE_IMAGE), *prepared)
