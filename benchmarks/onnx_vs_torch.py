@@ -92,7 +92,7 @@ def exported(name: str, args: argparse.Namespace) -> tuple[anysr.AnySR, int, Pat
 def measured(name: str, model: anysr.AnySR, subnet: int, path: Path, args: argparse.Namespace) -> Row:
     """The ways in turn, after one round that does not count."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = args.threads
+    options.intra_op_num_threads, options.log_severity_level = args.threads, 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     lr = torch.rand(1, 3, args.lr_px, args.lr_px)
     given = {"lr": lr.numpy(), "scale": np.array([args.scale] * 2)}

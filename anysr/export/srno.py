@@ -6,6 +6,7 @@ folded into the layer behind it. Nothing is kept between the passes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
 import torch
@@ -48,22 +49,22 @@ class SrnoGraph(nn.Module):
     def answer(self, feat_1Dhw: Tensor, image_13hw: Tensor, state: tuple[Tensor, ...], grid: Grid) -> Tensor:
         """(3, R, W) in the network's colours."""
         queries, known = _Queries(self, feat_1Dhw, grid), list(state[0].unbind())
-        fc1, fc2 = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
-        states = queries.states(known)
+        fc1, fc2 = queries.linear(known, self.fc1), (self.fc2.weight, self.fc2.bias)
 
         def decode(row_Q: Tensor, col_Q: Tensor) -> Tensor:
-            return F.linear(F.gelu(F.linear(states(row_Q, col_Q), *fc1)), *fc2)
+            return F.linear(F.gelu(fc1(row_Q, col_Q)), *fc2)
 
         return over_pixels(decode, grid) + grid.bilinear(image_13hw)[0]
 
     def _moments(self, queries: _Queries, known: list[Tensor], keys_values: nn.Linear) -> Moments:
         heads, head = self.width // self.head, self.head
-        layer, states = (keys_values.weight, keys_values.bias), queries.states(known)
+        centred = queries.linear(known, keys_values)
 
         def terms(row_Q: Tensor, col_Q: Tensor, exists_Q: Tensor) -> tuple[Tensor, Tensor]:
-            centred_Q2Nc = F.linear(states(row_Q, col_Q), *layer).view(-1, 2 * heads, head)
-            deviation = (centred_Q2Nc.square().sum(-1, keepdim=True) * (1 / (head - 1))).sqrt()
-            normed = centred_Q2Nc * (exists_Q[:, None, None] / (deviation + _EPS))
+            centred_Q2Nc = centred(row_Q, col_Q).view(-1, 2 * heads, head)
+            # Without a last axis of 1, over which arithmetic is slow.
+            deviation_Q2N = ((centred_Q2Nc * centred_Q2Nc).sum(-1) * (1 / (head - 1))).sqrt()
+            normed = centred_Q2Nc * (exists_Q[:, None] / (deviation_Q2N + _EPS))[..., None]
             keys, values = normed[:, :heads], normed[:, heads:]
             return torch.matmul(keys.permute(1, 2, 0), values.transpose(0, 1)), normed.sum(0)
 
@@ -83,28 +84,38 @@ class _Queries:
         # The columns of the lift are rel of the corners, their features, and the cell.
         self.offset = graph.bias + graph.lift[:, -2:] @ grid.cell()
 
-    def states(self, known: list[Tensor]):  # type: ignore[no-untyped-def]
-        """A function from rows and columns of Q pixels to (Q, K)."""
-        table, offset, weight = self.table, self.offset, self.graph.lift[:, :-2]
-        start_2R, rel_y = (self.ys.index - self.grid.first) * self.grid.lr_width, self.ys.rel
-        index_x, rel_x = self.xs.index, self.xs.rel
+    def linear(self, known: list[Tensor], layer: nn.Linear) -> Callable[[Tensor, Tensor], Tensor]:
+        """A function from rows and columns of Q pixels to a linear layer of their states."""
+        given, weight, bias = self._lifted(), layer.weight, layer.bias
+        lift, offset = self.graph.lift[:, :-2], self.offset
+        if not known:
+            lift, offset = weight @ lift, weight @ offset + bias
         second = zip(known, self.graph.second, strict=False)
         # Copies, because tensors that a loop reads must not share memory.
         layers = [(w[:, :-1].contiguous(), w[:, -1].clone(), s.weight, s.bias) for w, s in second]
 
-        def states(row_Q: Tensor, col_Q: Tensor) -> Tensor:
+        def answer(row_Q: Tensor, col_Q: Tensor) -> Tensor:
+            x_QK = torch.addmm(offset, given(row_Q, col_Q), lift.t())
+            for w1, b1, w2, b2 in layers:
+                x_QK = x_QK + F.linear(F.gelu(F.linear(x_QK, w1, b1)), w2, b2)
+            return F.linear(x_QK, weight, bias) if layers else x_QK
+
+        return answer
+
+    def _lifted(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """A function from rows and columns of Q pixels to what the lift reads, (Q, 8 + 4 D)."""
+        table, index_x, rel_x, rel_y = self.table, self.xs.index, self.xs.rel, self.ys.rel
+        start_2R = (self.ys.index - self.grid.first) * self.grid.lr_width
+
+        def given(row_Q: Tensor, col_Q: Tensor) -> Tensor:
             index_22Q = start_2R.index_select(1, row_Q).unsqueeze(1) + index_x.index_select(1, col_Q)
             y_2Q, x_2Q = rel_y.index_select(1, row_Q), rel_x.index_select(1, col_Q)
             corners_4QD = table.index_select(0, index_22Q.flatten()).unflatten(0, (4, -1))
             weighted_4QD = corners_4QD * ensemble_weights(y_2Q, x_2Q).flatten(0, 1)[..., None]
             rel_222Q = torch.stack([y_2Q.unsqueeze(1).expand(2, 2, -1), x_2Q.expand(2, 2, -1)], 2)
-            given = torch.cat([rel_222Q.flatten(0, 2).t(), weighted_4QD.transpose(0, 1).flatten(1)], dim=1)
-            x_QK = torch.addmm(offset, given, weight.t())
-            for w1, b1, w2, b2 in layers:
-                x_QK = x_QK + F.linear(F.gelu(F.linear(x_QK, w1, b1)), w2, b2)
-            return x_QK
+            return torch.cat([rel_222Q.flatten(0, 2).t(), weighted_4QD.transpose(0, 1).flatten(1)], dim=1)
 
-        return states
+        return given
 
 
 def _frozen(values: Tensor) -> nn.Parameter:
