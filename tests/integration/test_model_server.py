@@ -96,7 +96,13 @@ def test_a_request_is_answered_as_the_network_does(served, params):
 
 @pytest.mark.parametrize(
     ("lr", "params"),
-    [(torch.rand(1, 4, 7, 9), {}), (torch.rand(1, 3, 7, 9), {"scale": 0.5}), (torch.rand(1, 3, 7, 9), {"scale": "x"})],
+    [
+        (torch.rand(1, 4, 7, 9), {}),
+        (torch.rand(1, 3, 7, 9), {"scale": 0.5}),
+        (torch.rand(1, 3, 7, 9), {"scale": "x"}),
+        (torch.rand(1, 3, 7, 9), {"subnet": "9"}),
+        (torch.rand(1, 3, 7, 9), {"subnet": "wide"}),
+    ],
 )
 def test_a_wrong_request_is_refused(served, lr, params):
     given = ask(served[1], lr, **params)

@@ -79,6 +79,8 @@ def other(request, tmp_path_factory):
 def test_onnx_answers_as_the_network(other):
     model, subnet, path = other
     compare(Upscaler(path), model, subnet)
+    inputs = {value.name for value in onnxruntime.InferenceSession(path).get_inputs()}
+    assert inputs == ({"lr"} if getattr(model.config.decoder, "factor", None) else {"lr", "scale"})
 
 
 def test_every_subnet_and_the_choice_among_them(exported):
