@@ -268,7 +268,7 @@ def test_what_cannot_be_enlarged_is_told(visit, photo, tmp_path):
     visit.wait_for_size(320, 212)
     visit.replace(file("heavy.png", bytes(MEGABYTES * 1_000_000 + 1)))
     visit.page.get_by_text(re.compile("maximum allowed size", re.IGNORECASE)).first.wait_for()
-    visit.page.reload()
+    visit.page.wait_for_selector(SHOWN, state="detached")
     visit.upload(photo)
     visit.wait_for_size(320, 212)
 

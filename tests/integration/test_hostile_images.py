@@ -95,7 +95,7 @@ def test_a_thousand_damaged_files(tmp_path):
     assert done.returncode == 1, done.stderr[-2000:]
     for word in ("Traceback", "unexpected", "Error:"):
         assert word not in done.stderr, [line for line in done.stderr.splitlines() if word in line][:5]
-    results = sorted(out.iterdir())
+    results = sorted(path for path in out.iterdir() if path.name != ".anysr")  # beside its records
     failed = int(done.stderr.rsplit(" of 1000 failed:", 1)[0].rsplit("\n", 1)[-1])
     assert len(results) + failed == NUM_FILES
     assert len(results) > NUM_FILES // 20

@@ -23,8 +23,13 @@ _HERE = Path(__file__).parent
 _SCRIPTS = ("before_after.js", "upload_by_enter.js")
 _SCALES, _FIRST_SCALE = (1.0, 8.0), 2.0
 _UPLOADS_KEPT_S, _SWEEP_S = 900, 60
-# Moving a slider fires many changes: wait for the hand to rest. The last one is always handled.
-_REST = "async (...values) => { await new Promise((done) => setTimeout(done, 200)); return values; }"
+# Moving a slider fires many changes: wait for the hand to rest. Gradio loses changes that come meanwhile, therefore the
+# sliders are read at the end of the wait.
+_REST = """async (photo) => {
+  await new Promise((done) => setTimeout(done, 200));
+  const now = (id) => Number(document.querySelector(`#${id} input[type=range]`).value);
+  return [photo, now("scale"), now("budget")];
+}"""
 _EMPTY = '<div class="empty"><p>Before and after appear here.</p></div>'
 
 
@@ -122,7 +127,7 @@ def _handler(service: Service, shelf: Shelf) -> Callable[..., Awaitable[tuple[st
 
 
 def _shown(answer: Answer, name: str, shelf: Shelf) -> str:
-    before, after = shelf.put({"before.png": answer.original or b"", "after.png": answer.data})
+    before, after = shelf.put({"before.png": answer.original or b"", name: answer.data})
     height, width = answer.size
     attributes = {"before": _url(before), "after": _url(after), "width": width, "height": height, "name": name}
     written = " ".join(f'{key}="{html.escape(str(value))}"' for key, value in attributes.items())
