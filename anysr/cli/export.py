@@ -14,6 +14,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import cast, get_args
 
@@ -40,6 +41,10 @@ def run(args: argparse.Namespace) -> int:
     kind, is_file = _kind(args.output, args.format)
     opened = open_model(args.model)
     if not is_file and args.subnet is None:
+        print(
+            f"{len(opened.model.subnets)} subnets, some seconds each; minutes where there are hundreds of blocks",
+            file=sys.stderr,
+        )
         for path, worst in export_folder(opened.model, args.output, kind, opened.path.stem):
             _tell(path, worst)
         return 0

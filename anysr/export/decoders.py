@@ -25,5 +25,11 @@ _GRAPHS: dict[type[nn.Module], Any] = {
 
 
 def graph_of(decoder: Decoder) -> Any:
-    """The decoder in a form that torch can trace for any size and scale."""
+    """The decoder in a form that torch can trace for any size and scale.
+
+    Raises:
+        ValueError: there is none yet.
+    """
+    if type(decoder) not in _GRAPHS:
+        raise ValueError(f"decoder kind {decoder.config.kind!r} has no graph to export; see anysr/export/decoders.py")
     return _GRAPHS[type(decoder)](decoder)

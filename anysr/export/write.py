@@ -97,8 +97,9 @@ def _write_pt2(model: AnySR, subnet: int, network: AnySR, path: Path, about: dic
     with torch.no_grad(), _quiet():
         free = {2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
         program = torch.export.export(whole, example(), dynamic_shapes=(free, None, None), strict=False)
-    for node in program.graph.nodes:
-        node.meta.pop("stack_trace", None)  # where this machine keeps its files is nobody's business
+    for graph in [m.graph for m in program.graph_module.modules() if isinstance(m, torch.fx.GraphModule)]:
+        for node in graph.nodes:
+            node.meta.pop("stack_trace", None)  # where this machine keeps its files is nobody's business
     torch.export.save(program, path, extra_files={f"{KEY}.json": json.dumps(about)})
     module = torch.export.load(path).module()
 
@@ -142,12 +143,14 @@ def _whole_file(path: Path) -> Iterator[Path]:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the converter's remarks to its developers."""
-    logger = logging.getLogger("onnx_ir")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -194,6 +194,7 @@ def test_a_file_says_what_it_is(exported):
 def test_torch_export(tmp_path):
     model = network("edsr-baseline-liif-anysr")
     assert export_file(model, 1, tmp_path / "x.pt2", "pt2", "mine") < TOLERANCE
+    assert str(ROOT).encode() not in (tmp_path / "x.pt2").read_bytes()
     lr, size = torch.rand(1, 3, 20, 11), torch.tensor([41, 37])
     scale = torch.tensor([41 / 20, 37 / 11], dtype=torch.float64)
     with torch.no_grad():
