@@ -36,7 +36,9 @@ def fast_conv3x3(
 
 def _parts(x_BCHW: Tensor, weight: Tensor) -> int | None:
     """The kernel's way to multiply; it pays where float32 goes through the tiles of AMX."""
-    if x_BCHW.dtype != torch.float32 or x_BCHW.shape[2] * x_BCHW.shape[3] < _MIN_PIXELS:
+    if torch.compiler.is_compiling() or x_BCHW.dtype != torch.float32:
+        return None
+    if x_BCHW.shape[2] * x_BCHW.shape[3] < _MIN_PIXELS:
         return None
     if x_BCHW.shape[1] < _MIN_CHANNELS or weight.dtype != torch.float32:
         return None

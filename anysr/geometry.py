@@ -87,6 +87,11 @@ class PointQueries:
 Queries = GridQueries | PointQueries
 
 
+def pair_tensor(scale: Pair | Tensor, like: Tensor) -> Tensor:
+    """(2,) of the type of ``like``; graphs that are exported know their scale only when they run."""
+    return scale.to(like) if isinstance(scale, Tensor) else like.new_tensor(scale)
+
+
 def scale_of(queries: Queries, feat_BDhw: Tensor) -> Pair:
     """The scale that the queries were made for, or else the ratio of their size to the features'."""
     height, width = feat_BDhw.shape[-2:]

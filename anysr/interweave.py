@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from anysr.fast_conv import fast_conv3x3
-from anysr.geometry import Pair
+from anysr.geometry import Pair, pair_tensor
 from anysr.slimmable import SlimConv2d, prefix
 
 _SUMMED_AT_ONCE = 2**24
@@ -52,7 +52,7 @@ class Interweave(nn.Module):
         self.fc1 = SlimConv2d(self._woven(channels), hidden, 1)
         self.fc2 = SlimConv2d(hidden, channels, 1)
 
-    def forward(self, pooled_BC: Tensor, scale: Pair) -> Tensor:
+    def forward(self, pooled_BC: Tensor, scale: Pair | Tensor) -> Tensor:
         """Gate in (0, 1), (B, C, 1, 1), from the means over the image of features of any width C."""
         woven_BCp = weave(pooled_BC, self._signed(scale), self.config.interval)
         hidden = torch.relu(_linear(self.fc1, woven_BCp, None))
@@ -65,7 +65,10 @@ class Interweave(nn.Module):
     def _woven(self, channels: int) -> int:
         return channels + 2 * (channels // self.config.interval)
 
-    def _signed(self, scale: Pair) -> Pair:
+    def _signed(self, scale: Pair | Tensor) -> Pair | Tensor:
+        if isinstance(scale, Tensor):
+            odd = torch.round(10 * scale.max()) % 2
+            return scale * (1 - 2 * odd) if self.config.parity_sign else scale
         if self.config.parity_sign and round(10 * max(scale)) % 2 == 1:
             return -scale[0], -scale[1]
         return scale
@@ -77,12 +80,12 @@ def _linear(conv: SlimConv2d, x_BC: Tensor, num_out: int | None) -> Tensor:
     return F.linear(x_BC, weight.flatten(1), bias)
 
 
-def weave(pooled_BC: Tensor, scale: Pair, interval: int) -> Tensor:
+def weave(pooled_BC: Tensor, scale: Pair | Tensor, interval: int) -> Tensor:
     """Insert the scale pair after every ``interval`` channels: (B, C) -> (B, C + 2 * (C // interval))."""
     batch, channels = pooled_BC.shape
     groups = channels // interval
     whole = pooled_BC[:, : groups * interval].reshape(batch, groups, interval)
-    pair = pooled_BC.new_tensor(scale).expand(batch, groups, 2)
+    pair = pair_tensor(scale, pooled_BC).expand(batch, groups, 2)
     woven = torch.cat([whole, pair], dim=2).reshape(batch, -1)
     return torch.cat([woven, pooled_BC[:, groups * interval :]], dim=1)
 
@@ -95,6 +98,9 @@ def gated_conv3x3(conv: SlimConv2d, gate: Interweave | None, x_BCHW: Tensor, sca
     """
     if gate is None:
         return fast_conv3x3(x_BCHW, *prefix(conv, x_BCHW.shape[1], width), relu=True)
+    if torch.compiler.is_exporting():  # elsewhere, constant weights are what makes a convolution fast
+        y = conv(x_BCHW, width)
+        return torch.relu(y * gate(y.mean((2, 3)), scale))
     if torch.is_grad_enabled():
         y = conv(x_BCHW, width)
         return torch.relu_(y * gate(_Mean.apply(y), scale))

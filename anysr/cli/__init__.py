@@ -16,6 +16,7 @@ _COMMANDS = {
     "profile": "measure this device once, for --latency",
     "info": "what a model file holds and costs",
     "compare": "crops of two models side by side",
+    "export": "write subnets for other runtimes: ONNX, torch.export",
     "convert": "write a released .pth checkpoint as a safe model file",
 }
 _EPILOG = """\
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def one_line(error: BaseException) -> str:
     """An error's text on one line."""
+    if isinstance(error, ModuleNotFoundError) and error.name in ("onnx_ir", "onnxruntime", "onnxscript"):
+        return f"exporting needs {error.name}, which is not installed: pip install 'anysr[export]'"
     if isinstance(error, ModuleNotFoundError) and error.name in ("PIL", "tifffile", "imagecodecs"):
         return f"reading images needs {error.name}, which is not installed: pip install 'anysr[images]'"
     if isinstance(error, OSError) and error.strerror:

@@ -149,6 +149,12 @@ class Ecbsr(nn.Module):
         return in_strips(image_B3hw, self._enlarge, self.config.factor, max(64, _BLOCK_PIXELS // columns), halo)
 
     def _enlarge(self, image_B3hw: Tensor) -> Tensor:
+        sharp = self.sharpened(image_B3hw)
+        size = (sharp.shape[-2], sharp.shape[-1])
+        return (sharp if self.config.colours == 3 else _with_luma(bicubic(image_B3hw, size), sharp)).float()
+
+    def sharpened(self, image_B3hw: Tensor) -> Tensor:
+        """(B, 1 or 3, H, W): the enlarged luma, or RGB."""
         given = luma(image_B3hw) if self.config.colours == 1 else image_B3hw
         given = given.to(next(self.parameters()).dtype)
         deep = given
@@ -156,9 +162,7 @@ class Ecbsr(nn.Module):
             deep = activation(layer(deep))
         # Every output pixel starts from the input pixel above it, as published.
         deep = self.layers[-1](deep) + given.repeat_interleave(self.config.factor**2, dim=1)
-        sharp = F.pixel_shuffle(deep, self.config.factor)
-        size = (sharp.shape[-2], sharp.shape[-1])
-        return (sharp if self.config.colours == 3 else _with_luma(bicubic(image_B3hw, size), sharp)).float()
+        return F.pixel_shuffle(deep, self.config.factor)
 
     def collapse(self) -> Ecbsr:
         """The same network of plain convolutions."""

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.encoders.tiles import Tile, even, sweep
-from anysr.geometry import Pair
+from anysr.geometry import Pair, pair_tensor
 
 NUM_EXPERTS = 4
 _MASK_CHANNELS = 16
@@ -42,7 +42,7 @@ class ScaleAdaption(nn.Module):
 
     def forward(self, x_BCHW: Tensor, scale: Pair) -> Tensor:
         """Adapted features of the same shape, for the scale pair (s_h, s_w)."""
-        weights_E = self.routing(self.experts.new_tensor([1 / scale[0], 1 / scale[1]]))
+        weights_E = self.routing(1 / pair_tensor(scale, self.experts))
         kernel = torch.tensordot(weights_E.to(self.experts.dtype), self.experts, dims=1)
         return x_BCHW + self.mask(x_BCHW) * F.conv2d(x_BCHW, kernel, padding=1)
 
@@ -53,10 +53,9 @@ class ScaleAdaption(nn.Module):
     def mask(self, x_BCHW: Tensor) -> Tensor:
         """(B, 1, H, W) in (0, 1): where the features depend on the scale."""
         height, width = x_BCHW.shape[-2:]
-        even = F.pad(x_BCHW, (0, width % 2, 0, height % 2), mode="replicate") if height % 2 or width % 2 else x_BCHW
-        half = self.middle(self.before(even))
+        half = self.middle(self.before(_made_even(x_BCHW)))
         full = F.interpolate(half, scale_factor=2, mode="bilinear", align_corners=False)
-        return self.after(full)[..., :height, :width]
+        return _cut(self.after(full), height, width)
 
     def macs(self, lr_size: tuple[int, int]) -> int:
         """Multiply-adds of one image of h x w, the mixing of the kernel included."""
@@ -66,6 +65,22 @@ class ScaleAdaption(nn.Module):
         mask = 9 * (full * hidden * (channels + 1) + full // 4 * 2 * hidden**2)
         mixing = self.experts.numel() + _ROUTING_HIDDEN * (2 + NUM_EXPERTS)
         return mask + mixing + height * width * 9 * channels**2
+
+
+def _made_even(x_BCHW: Tensor) -> Tensor:
+    """With the last row or column repeated where their number is odd."""
+    height, width = x_BCHW.shape[-2:]
+    if torch.compiler.is_exporting():  # for sizes odd and even
+        for dim, n in ((2, height), (3, width)):
+            x_BCHW = x_BCHW.index_select(dim, torch.arange(n + n % 2).clamp(max=n - 1))
+        return x_BCHW
+    return F.pad(x_BCHW, (0, width % 2, 0, height % 2), mode="replicate") if height % 2 or width % 2 else x_BCHW
+
+
+def _cut(mask_B1HW: Tensor, height: int, width: int) -> Tensor:
+    if torch.compiler.is_exporting():
+        return mask_B1HW.index_select(2, torch.arange(height)).index_select(3, torch.arange(width))
+    return mask_B1HW[..., :height, :width]
 
 
 def _conv_norm(num_in: int, num_out: int) -> tuple[nn.Module, nn.Module]:

@@ -144,7 +144,7 @@ class DenseBlock(nn.Module):
         sizes, first = self.config.segments(width), self._first_gated(width)
         last = dense_BCHW[:, first:]
         gate = self._gate(last, scale, width)
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or torch.compiler.is_exporting():
             return self.fusion(torch.cat([dense_BCHW[:, :first], last * gate], dim=1), sizes)
         weight = self.fusion.narrow_weight(sizes, None)
         gates_BC11 = torch.cat([gate.new_ones(len(gate), first, 1, 1), gate], dim=1)
