@@ -1,12 +1,15 @@
-"""3 x 3 convolutions as fast as the processor allows, for inference; torch's own elsewhere."""
+"""3 x 3 convolutions as fast as the processor allows; torch's own where they are the fastest."""
 
 from __future__ import annotations
+
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from anysr.native.fused import conv3x3, parts_for
+from anysr.native.fused import conv3x3, gradient_parts, parts_for, weight_gradient
 
 # Below, laying out the weights costs more than it brings.
 _MIN_PIXELS, _MIN_CHANNELS = 4096, 16
@@ -26,12 +29,46 @@ def fast_conv3x3(
     if parts is not None:
         skip_BhwN = None if skip is None else _pixels(skip)
         return conv3x3(_pixels(x_BCHW), weight, bias, parts, relu, skip_BhwN, factor).permute(0, 3, 1, 2)
-    y = F.conv2d(x_BCHW, weight, bias, padding=1)
-    if relu:
-        y = torch.relu_(y)
+    if torch.is_grad_enabled() and (parts := _gradient_parts(x_BCHW, weight)) is not None:
+        y = cast(Tensor, _TrainedConv3x3.apply(x_BCHW, weight, bias, relu, parts))
+    else:
+        y = F.conv2d(x_BCHW, weight, bias, padding=1)
+        y = torch.relu_(y) if relu else y
     if factor != 1:
         y = y * factor
     return y if skip is None else skip + y
+
+
+class _TrainedConv3x3(torch.autograd.Function):
+    """Torch's convolution with the kernels' gradient of the weights."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BCHW: Tensor, weight: Tensor, bias: Tensor, relu: bool, parts: int) -> Tensor:
+        y = F.conv2d(x_BCHW, weight, bias, padding=1)
+        y = torch.relu_(y) if relu else y
+        ctx.relu, ctx.parts = relu, parts
+        ctx.save_for_backward(x_BCHW, weight, y if relu else weight)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, y = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        if ctx.relu:
+            grad = torch.ops.aten.threshold_backward(grad, y, 0)
+        sizes = [len(weight)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1
+        wanted = [ctx.needs_input_grad[0], False, False]
+        grad_x = torch.ops.aten.convolution_backward(grad, x, weight, *sizes, wanted)[0] if wanted[0] else None
+        grad_weight, grad_bias = weight_gradient(_pixels(x), _pixels(grad), 9, ctx.parts)
+        return grad_x, grad_weight.reshape(weight.shape), grad_bias, None, None
+
+
+def _gradient_parts(x_BCHW: Tensor, weight: Tensor) -> int | None:
+    """The kernel's way to multiply for the gradient of the weights; with few channels there is little to gain."""
+    if min(weight.shape[:2]) < _MIN_CHANNELS or weight.dtype != torch.float32 or not weight.requires_grad:
+        return None
+    return gradient_parts(x_BCHW, x_BCHW[:, 0].numel())
 
 
 def _parts(x_BCHW: Tensor, weight: Tensor) -> int | None:

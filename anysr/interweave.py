@@ -102,7 +102,7 @@ def gated_conv3x3(conv: SlimConv2d, gate: Interweave | None, x_BCHW: Tensor, sca
         y = conv(x_BCHW, width)
         return torch.relu(y * gate(y.mean((2, 3)), scale))
     if torch.is_grad_enabled():
-        y = conv(x_BCHW, width)
+        y = fast_conv3x3(x_BCHW, *prefix(conv, x_BCHW.shape[1], width))
         return torch.relu_(y * gate(_Mean.apply(y), scale))
     gated = [fast_conv3x3(x, *gated_weights(conv, gate, x, scale, width), relu=True) for x in one_by_one(x_BCHW)]
     return gated[0] if len(gated) == 1 else torch.cat(gated)

@@ -104,8 +104,7 @@ Case = tuple[SubnetChoice, str, str]  # subnet, precision, kernels
 
 
 def _cases(args: argparse.Namespace) -> list[Case]:
-    kernels = ["off"] if args.train else args.kernels
-    return list(itertools.product([_subnet(name) for name in args.subnets], args.precisions, kernels))
+    return list(itertools.product([_subnet(name) for name in args.subnets], args.precisions, args.kernels))
 
 
 def _done(path: Path) -> set[tuple[str, ...]]:
@@ -202,15 +201,15 @@ def inference(
 
 
 def training_step(
-    model: AnySR, scale: float, subnet: SubnetChoice, precision: str, _kernels: str, _args: argparse.Namespace
+    model: AnySR, scale: float, subnet: SubnetChoice, precision: str, kernels: str, _args: argparse.Namespace
 ) -> list[Run]:
-    """Forward, backward and Adam; the encoder's share is not separated."""
+    """Forward, backward and Adam, ours fused as in ``pipeline/train``; the encoder's share is not separated."""
     lr, coord, hr = torch.rand(4, 3, 48, 48), torch.rand(4, 2304, 2) * 2 - 1, torch.rand(4, 2304, 3)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-5)
+    published, ours = (torch.optim.Adam(model.parameters(), lr=1e-5, fused=fused) for fused in (None, True))
     size = round(48 * scale)
     chosen = model.subnet_for(subnet, scale)
 
-    def step(forward: Callable[[], torch.Tensor]) -> None:
+    def step(forward: Callable[[], torch.Tensor], optimizer: torch.optim.Optimizer) -> None:
         optimizer.zero_grad()
         (forward().float() - hr).abs().mean().backward()
         optimizer.step()
@@ -222,10 +221,11 @@ def training_step(
         return textbook.decode(model.decoder, feat, image, coord, cell, chosen.decoder_channels) * 0.5 + 0.5
 
     def fast() -> torch.Tensor:
+        os.environ["ANYSR_KERNELS"] = kernels
         with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
             return model(lr, scale, coord=coord, subnet=subnet)
 
-    return [lambda: step(book), lambda: None, lambda: step(fast), lambda: None]
+    return [lambda: step(book, published), lambda: None, lambda: step(fast, ours), lambda: None]
 
 
 def interleaved(runs: list[Run], repeats: int, threads: int) -> tuple[list[float], list[torch.Tensor | None]]:

@@ -7,6 +7,7 @@ products are the same; all that lies between them then costs little.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -16,6 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from anysr.decoders.grid import block_pixels
 from anysr.fast_linear import FastLinear
+from anysr.native.fused import PAIR, TILE, PackedLayers, gradient_parts, linear, parts_for, weight_gradient
 
 
 def corner_mlp(table_NK: Tensor, index_Q: Tensor, rel_Q2: Tensor, rel_2K: Tensor, layers: list[Tensor]) -> Tensor:
@@ -64,19 +66,40 @@ class _CornerMlp(torch.autograd.Function):
         bias_sums = [torch.zeros(len(w), device=w.device) for w in weights]
         table_sum, rel_sum = grad_Q3.new_zeros(ctx.num_rows, width), grad_Q3.new_zeros(2, width)
         step = len(kept[0])
-        back = [FastLinear(w.t().contiguous(), w.new_zeros(w.shape[1])) for w in weights]
+        back = [_plain_or_compiled(w.t().contiguous(), kept[0]) for w in weights]
         blocks = zip(index_Q.split(step), rel_Q2.split(step), grad_Q3.to(dtype).split(step), strict=True)
         for i, (index, rel, grad) in enumerate(blocks):
             for layer in range(count - 1, -1, -1):
                 hidden = kept[i * count + layer]
-                _add_product(sums[layer], grad, hidden)
-                bias_sums[layer] += grad.sum(0, dtype=torch.float32)
+                _add_gradients(sums[layer], bias_sums[layer], grad, hidden)
                 grad = torch.ops.aten.threshold_backward(back[layer](grad), hidden, 0)
             _add_product(rel_sum, rel, grad)
             table_sum.scatter_add_(0, index[:, None].expand(-1, width), grad.float())
         pairs = zip(sums, bias_sums, strict=True)
         layers = (g.to(d) for g, d in zip((g for pair in pairs for g in pair), ctx.dtypes, strict=True))
         return table_sum.to(dtype), None, None, rel_sum, *layers
+
+
+def _plain_or_compiled(weight_NK: Tensor, like_QK: Tensor) -> Callable[[Tensor], Tensor]:
+    """The product with a weight, as fast as it can be had for rows like these."""
+    bias = weight_NK.new_zeros(len(weight_NK))
+    whole_tiles = not any(n % PAIR for n in weight_NK.shape)
+    if not whole_tiles or gradient_parts(like_QK, len(like_QK)) is None or (parts := parts_for(like_QK)) is None:
+        return FastLinear(weight_NK, bias)
+    layer = PackedLayers([(weight_NK, bias)], parts)
+    return lambda x_QK: linear(x_QK, layer, parts)
+
+
+def _add_gradients(weight_NK: Tensor, bias_N: Tensor, grad_QN: Tensor, x_QK: Tensor) -> None:
+    """Add a linear layer's gradients to their sums."""
+    parts = gradient_parts(x_QK, len(x_QK)) if min(weight_NK.shape) >= TILE else None
+    if parts is None:
+        _add_product(weight_NK, grad_QN, x_QK)
+        bias_N += grad_QN.sum(0, dtype=torch.float32)
+    else:
+        weight, bias = weight_gradient(x_QK[None, None], grad_QN[None, None], 1, parts)
+        weight_NK += weight[..., 0]
+        bias_N += bias
 
 
 def _add_product(total_MK: Tensor, a_QM: Tensor, b_QK: Tensor) -> None:

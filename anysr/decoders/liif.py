@@ -29,6 +29,7 @@ from anysr.decoders.grid import (
     strips,
     weighted_rows,
 )
+from anysr.fast_conv import fast_conv3x3
 from anysr.fast_linear import FastLinear
 from anysr.geometry import (
     AxisCorners,
@@ -151,7 +152,7 @@ class Liif(nn.Module):
     def _decode_points(self, feat_BDhw: Tensor, queries: PointQueries, width: int) -> Tensor:
         batch, _, rows, cols = feat_BDhw.shape
         kernel, bias, rel_weight = self._kernel((rows, cols), queries.cell, width)
-        table = F.conv2d(feat_BDhw, kernel, bias, padding=1).permute(0, 2, 3, 1).reshape(-1, width)
+        table = fast_conv3x3(feat_BDhw, kernel, bias).permute(0, 2, 3, 1).reshape(-1, width)
         ys = axis_corners(queries.coord[..., 0], rows)
         xs = axis_corners(queries.coord[..., 1], cols)
         weights_22BQ = ensemble_weights(ys.rel, xs.rel)

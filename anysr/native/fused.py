@@ -18,6 +18,8 @@ from anysr.native.library import kernels
 PAIR, TILE = 32, 16
 # Queries of a block of SRNO: so many of the image's rows and columns.
 BLOCK_ROWS, BLOCK_SHAPE = 128, (4, 32)
+# Rows below which turning them into columns costs more than it brings.
+_MIN_ROWS = 2048
 
 
 def parts_for(feat: Tensor) -> int | None:
@@ -37,6 +39,18 @@ def parts_for(feat: Tensor) -> int | None:
     if not tiles:
         return 0
     return 3 if torch.get_float32_matmul_precision() == "highest" else 2
+
+
+def gradient_parts(x: Tensor, num_rows: int) -> int | None:
+    """How :func:`weight_gradient` multiplies so many rows like these, where that is faster than torch.
+
+    Two parts for float32, whatever its matmul precision: nothing is computed from these gradients any more, in which
+    errors could grow, and sums over thousands of rows are 4e-6 of the largest off (torch's 5e-7).
+    """
+    if x.dtype != torch.float32 or num_rows < _MIN_ROWS or torch.is_autocast_enabled(x.device.type):
+        return None
+    with torch.no_grad():
+        return 2 if parts_for(x) else None
 
 
 def padded(width: int, to: int = PAIR) -> int:
@@ -91,6 +105,13 @@ class _ConvCall(Structure):
         *((name, c_int32) for name in ("height", "width", "num_in", "num_out", "relu")),
         ("factor", c_float),
         ("threads", c_int32),
+    ]
+
+
+class _GradientCall(Structure):
+    _fields_ = [
+        *((name, c_void_p) for name in ("x", "grad", "weight", "bias")),
+        *((name, c_int32) for name in ("batch", "height", "width", "in", "out", "taps", "chunks", "threads")),
     ]
 
 
@@ -183,6 +204,26 @@ def conv3x3(
         shape = height, width, num_in, len(weight)
         _run("anysr_conv3x3", _ConvCall(*pointers, *shape, relu, factor, torch.get_num_threads()), parts)
     return out
+
+
+def weight_gradient(x_BhwC: Tensor, grad_BhwN: Tensor, taps: int, parts: int) -> tuple[Tensor, Tensor]:
+    """(N, C, taps) and (N): gradients of a layer's weight and bias, float32, from those of its answer.
+
+    Args:
+        x_BhwC: what the layer was given, contiguous in this order.
+        grad_BhwN: gradient of its answer, likewise.
+        taps: 9 for a same-padded 3x3 convolution, 1 for a linear layer.
+        parts: as :func:`parts_for` answers.
+    """
+    num_in, num_out, threads = x_BhwC.shape[3], grad_BhwN.shape[3], torch.get_num_threads()
+    shape = x_BhwC.shape if taps > 1 else (1, x_BhwC[..., 0].numel(), 1, num_in)
+    assert x_BhwC.is_contiguous() and grad_BhwN.is_contiguous() and x_BhwC.dtype == grad_BhwN.dtype
+    # A sum for each thread, added in order: the same answer each time.
+    weight = torch.zeros(threads, taps, padded(num_in), padded(num_out))
+    bias = torch.zeros(threads, padded(num_out))
+    pointers = (t.data_ptr() for t in (x_BhwC, grad_BhwN, weight, bias))
+    _run("anysr_weight_gradient", _GradientCall(*pointers, *shape, num_out, taps, threads, threads), parts)
+    return weight.sum(0)[:, :num_in, :num_out].permute(2, 1, 0), bias.sum(0)[:num_out]
 
 
 def liif_strip(grid: StripGrid, table_NK: Tensor, rel_2K: Tensor, layers: PackedLayers, parts: int) -> None:

@@ -184,6 +184,8 @@ struct Tiles {  // a thread's tile registers
   Tiles() {
     TileConfig config;
     for (int i = 0; i < 8; ++i) config.bytes_per_row[i] = 64, config.rows[i] = kLanes;
+    // GCC's intrinsic says that it reads the first 8 bytes alone: it must not drop the others.
+    asm volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
   }
   ~Tiles() { _tile_release(); }
@@ -308,6 +310,11 @@ struct Query {
   }
 };
 
+// The OpenMP that torch runs in, if known: its threads stay busy waiting for work for a while, so others would
+// have to share their cores.
+using OpenMp = void (*)(void (*)(void*), void*, unsigned, unsigned);
+OpenMp openmp = nullptr;
+
 // Threads take blocks from a common heap; `make()` gives each a worker of its own.
 template <class Make>
 void in_blocks(int total, int threads, bool with_tiles, Make make) {
@@ -322,8 +329,13 @@ void in_blocks(int total, int threads, bool with_tiles, Make make) {
     auto worker = make();
     for (int block; (block = next.fetch_add(1)) < total;) worker->block(block);
   };
+  const int count = std::min(threads, total);
+  if (count > 1 && openmp) {
+    openmp([](void* to) { (*(decltype(run)*)to)(); }, &run, count, 0);
+    return;
+  }
   std::vector<std::thread> others;
-  for (int i = 1; i < std::min(threads, total); ++i) others.emplace_back(run);
+  for (int i = 1; i < count; ++i) others.emplace_back(run);
   run();
   for (auto& thread : others) thread.join();
 }
@@ -614,6 +626,137 @@ struct ConvWorker {
   }
 };
 
+extern "C" struct GradientCall {  // of a same-padded convolution's weights, or with one tap of a linear layer's
+  const void *x, *grad;  // (batch, height, width, in) and (…, out), float32 or bfloat16
+  float *weight, *bias;  // (chunks, taps, rows, cols) and (chunks, cols) to add to; in and out padded to whole pairs
+  int32_t batch, height, width, in, out, taps, chunks, threads;
+};
+
+namespace {
+
+// A chunk is so many bands of rows of the images. Pixels become the depth of a product: the rows of x are turned into
+// its columns, and those of the gradient are laid out as weights are.
+template <int parts>
+struct GradientWorker {
+  using Value = typename Source<parts>::Value;
+  static constexpr int kParts = parts ? parts : 1;
+  const GradientCall& call;
+  const int halo = call.taps / 9, across = call.width + 2 * halo, rows = padded(call.in), cols = padded(call.out);
+  const int band = std::clamp((halo ? 1200 : 400) / across, 1, call.height), bands = (call.height + band - 1) / band;
+  const int depth = padded(band * across), plane = (depth + 2 * halo * across + kPair) / kLanes * kLanes + kLanes;
+  Rows<parts> planes{rows, plane + (plane % 64 == 0 ? kPair : 0)};
+  Buffer<Value> packed{(size_t)kParts * depth * cols};
+  Buffer<float> none{(size_t)cols};
+
+  explicit GradientWorker(const GradientCall& call) : call(call) {}
+
+  static int padded(int n) { return (n + kPair - 1) / kPair * kPair; }
+  int count() const { return call.chunks; }
+
+  void block(int chunk) {
+    const int total = call.batch * bands;
+    for (int i = total * chunk / call.chunks; i < total * (chunk + 1) / call.chunks; ++i)
+      add(i / bands, i % bands * band, call.weight + (size_t)chunk * call.taps * rows * cols, call.bias + (size_t)chunk * cols);
+  }
+
+  void add(int image, int top, float* weight, float* bias) {
+    take_columns(image, top);
+    take_gradient(image, top, bias);
+    const Layer layer{packed.data, none.data, depth, cols};
+    for (int tap = 0; tap < call.taps; ++tap) {
+      const int shift = tap / 3 * across + tap % 3;
+      float* to = weight + (size_t)tap * rows * cols;
+      auto from = [&](int n) {
+        Source<parts> source = planes.from(n * kPair, in_order());
+        for (auto& part : source.part) part += shift;
+        return source;
+      };
+      apply_to<parts>(rows / kPair, from, layer, [&](int row, int col, Vec x) {
+        float* at = to + (size_t)row * cols + col;
+        _mm512_storeu_ps(at, load(at) + x);
+      });
+    }
+  }
+
+  // The pixel at a place of a band that has `halo` more on each side; null outside the image.
+  template <class T>
+  const T* pixel(const T* of, int channels, int image, int top, int place, int border) const {
+    const int y = top + place / across - border, x = place % across - border;
+    const bool inside = y >= 0 && y < call.height && x >= 0 && x < call.width;
+    return inside ? of + (((size_t)image * call.height + y) * call.width + x) * channels : nullptr;
+  }
+
+  void take_columns(int image, int top) {
+    for (int place = 0; place + kLanes <= plane; place += kLanes) {
+      const Table<parts>* at[kLanes];
+      for (int i = 0; i < kLanes; ++i) at[i] = pixel((const Table<parts>*)call.x, call.in, image, top, place + i, halo);
+      for (int k = 0; k < call.in; k += kLanes) {
+        Vec v[kLanes];
+        for (int i = 0; i < kLanes; ++i) v[i] = at[i] ? load(at[i] + k, call.in - k) : all(0);
+        transpose(v);
+        for (int i = 0; i < kLanes; ++i) planes.store(k + i, place, v[i]);
+      }
+    }
+  }
+
+  void take_gradient(int image, int top, float* bias) {
+    const int bottom = std::min(top + band, call.height);
+    for (int place = 0; place < depth; place += 2) {
+      const Table<parts>* at[2];
+      for (int i = 0; i < 2; ++i)
+        at[i] = place + i < (bottom - top) * across
+                    ? pixel((const Table<parts>*)call.grad, call.out, image, top, place + i, 0)
+                    : nullptr;
+      for (int n = 0; n < call.out; n += kLanes) {
+        Vec v[2];
+        for (int i = 0; i < 2; ++i) v[i] = at[i] ? load(at[i] + n, call.out - n) : all(0);
+        _mm512_storeu_ps(bias + n, load(bias + n) + v[0] + v[1]);
+        Value* to = packed.data + (size_t)n * depth * kParts;
+        if constexpr (parts == 0) {
+          for (int i = 0; i < 2; ++i) _mm512_store_ps(to + (place + i) * kLanes, v[i]);
+        } else {
+          store_pair(to + (size_t)place * kLanes, v);
+        }
+      }
+    }
+  }
+
+#ifdef __AMX_BF16__
+  // Two pixels side by side, part after part.
+  void store_pair(Bf16* to, Vec* v) const {
+    for (int part = 0; part < kParts; ++part) {
+      __m512i bits[2];
+      for (int i = 0; i < 2; ++i) {
+        bits[i] = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(v[i]));
+        const __m512i high = _mm512_slli_epi32(bits[i], 16);
+        v[i] -= (Vec)high;
+        bits[i] = i ? high : bits[i];
+      }
+      _mm512_store_si512(to + (size_t)part * depth * kLanes, _mm512_or_si512(bits[0], bits[1]));
+    }
+  }
+#endif
+
+  // Rows become columns.
+  static void transpose(Vec* v) {
+    Vec a[kLanes], b[kLanes];
+    for (int i = 0; i < kLanes; i += 2) a[i] = _mm512_unpacklo_ps(v[i], v[i + 1]), a[i + 1] = _mm512_unpackhi_ps(v[i], v[i + 1]);
+    for (int i = 0; i < kLanes; i += 4)
+      for (int j = 0; j < 2; ++j) {
+        const __m512d x = (__m512d)a[i + j], y = (__m512d)a[i + j + 2];
+        b[i + 2 * j] = (Vec)_mm512_unpacklo_pd(x, y), b[i + 2 * j + 1] = (Vec)_mm512_unpackhi_pd(x, y);
+      }
+    for (int j = 0; j < 4; ++j) {
+      const Vec p = _mm512_shuffle_f32x4(b[j], b[4 + j], 0x88), q = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0x88);
+      const Vec r = _mm512_shuffle_f32x4(b[j], b[4 + j], 0xdd), s = _mm512_shuffle_f32x4(b[8 + j], b[12 + j], 0xdd);
+      v[j] = _mm512_shuffle_f32x4(p, q, 0x88), v[8 + j] = _mm512_shuffle_f32x4(p, q, 0xdd);
+      v[4 + j] = _mm512_shuffle_f32x4(r, s, 0x88), v[12 + j] = _mm512_shuffle_f32x4(r, s, 0xdd);
+    }
+  }
+};
+
+}  // namespace
+
 // Answers 0, or 1 for a way to multiply that this processor lacks.
 template <template <int> class Worker, class Call>
 int run(const Call& call, int parts) {
@@ -649,6 +792,10 @@ int anysr_liif(const LiifCall* call, int parts) { return run<LiifWorker>(*call, 
 int anysr_srno(const SrnoCall* call, int parts) { return run<SrnoWorker>(*call, parts); }
 
 int anysr_conv3x3(const ConvCall* call, int parts) { return run<ConvWorker>(*call, parts); }
+
+int anysr_weight_gradient(const GradientCall* call, int parts) { return run<GradientWorker>(*call, parts); }
+
+void anysr_use_openmp(OpenMp of_torch) { openmp = of_torch; }
 
 int anysr_linear(const LinearCall* call, int parts) { return run<LinearWorker>(*call, parts); }
 

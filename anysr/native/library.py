@@ -55,6 +55,8 @@ def _load(source: Path) -> ctypes.CDLL | None:
     try:
         library = ctypes.CDLL(str(_built(source, compiler)))
         if source == KERNELS:
+            if hasattr(process := ctypes.CDLL(None), "GOMP_parallel"):
+                library.anysr_use_openmp(process.GOMP_parallel)
             library.anysr_has_tiles()  # asks the system for leave to use them, once for the process
         return library
     except (OSError, subprocess.SubprocessError) as error:

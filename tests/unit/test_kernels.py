@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from anysr.decoders import DECODERS, Decoder, DecoderConfig, LiifConfig, SrnoConfig
 from anysr.geometry import GridQueries
 from anysr.native import library
-from anysr.native.fused import PackedLayers, conv3x3, linear, padded
+from anysr.native.fused import PackedLayers, conv3x3, linear, padded, weight_gradient
 
 CONFIGS: dict[str, DecoderConfig] = {
     "liif": LiifConfig(hidden=48, num_layers=3),
@@ -110,6 +110,24 @@ def test_strips_and_kept_states_do_not_show(
     low = [t.to(dtype_of(parts)) for t in (feat, image)]
     rgb = decoder.to(dtype_of(parts))(*low, size, width)
     torch.testing.assert_close(rgb.float(), expected, rtol=0, atol=TOLERANCE[parts])
+
+
+@pytest.mark.parametrize(("channels", "num_out"), [(3, 5), (44, 64), (70, 17)])
+@pytest.mark.parametrize("size", [(1, 1), (40, 70), (33, 17), (1, 900)])
+@pytest.mark.parametrize("taps", [1, 9])
+def test_weight_gradient(parts: int, channels: int, num_out: int, size: tuple[int, int], taps: int) -> None:
+    x, grad = (
+        torch.randn(3, c, *size).to(dtype_of(parts)) / (3 * size[0] * size[1]) ** 0.25 for c in (channels, num_out)
+    )
+    side = int(taps**0.5)
+    weight = torch.zeros(num_out, channels, side, side)
+    expected = torch.nn.grad.conv2d_weight(x.double(), weight.shape, grad.double(), padding=side // 2).float()
+    given = [t.permute(0, 2, 3, 1).contiguous() for t in (x, grad)]
+    ours, bias = weight_gradient(*given, taps, parts)
+    torch.testing.assert_close(ours.reshape(weight.shape), expected, rtol=0, atol=min(TOLERANCE[parts], 2e-4))
+    torch.testing.assert_close(bias, grad.float().sum((0, 2, 3)), rtol=1e-5, atol=1e-4)
+    again, _ = weight_gradient(*given, taps, parts)
+    assert torch.equal(ours, again)
 
 
 def choose_parts(monkeypatch: pytest.MonkeyPatch, parts: int | None) -> None:
