@@ -36,7 +36,10 @@ def fast_conv3x3(
         y = torch.relu_(y) if relu else y
     if factor != 1:
         y = y * factor
-    return y if skip is None else skip + y
+    if skip is None:
+        return y
+    # Nothing reads a convolution's answer again for its gradients; those of a ReLU are read.
+    return skip + y if relu or y.dtype != skip.dtype else y.add_(skip)
 
 
 class _TrainedConv3x3(torch.autograd.Function):
@@ -66,6 +69,8 @@ class _TrainedConv3x3(torch.autograd.Function):
 
 def _gradient_parts(x_BCHW: Tensor, weight: Tensor) -> int | None:
     """The kernel's way to multiply for the gradient of the weights; with few channels there is little to gain."""
+    if torch.compiler.is_compiling():  # sizes may be unknown
+        return None
     if min(weight.shape[:2]) < _MIN_CHANNELS or weight.dtype != torch.float32 or not weight.requires_grad:
         return None
     return gradient_parts(x_BCHW, x_BCHW[:, 0].numel())
