@@ -8,11 +8,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as to_bytes
 
 from anysr.checkpoints import is_pickle, load_released
 from anysr.checkpoints.fit import check_fit
 from anysr.config import ModelConfig
+from anysr.files import write_whole
 from anysr.model import AnySR
 
 _KEY, _FORMAT = "anysr", 1
@@ -38,12 +39,7 @@ def save(model: AnySR, path: str | os.PathLike[str], *, half: bool = False) -> N
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        save_file(tensors, partial, metadata)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    write_whole(target, to_bytes(tensors, metadata))
 
 
 def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> AnySR:

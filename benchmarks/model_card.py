@@ -21,6 +21,7 @@ import torch
 import anysr
 from anysr import AnySR
 from anysr.serialization import pretrained_file
+from pipeline.errors import run_command
 from pipeline.evaluation.plan import Candidate, Evaluation
 from pipeline.evaluation.rows import Row, RowStore, open_rows
 from pipeline.evaluation.run import evaluate, in_this_process
@@ -32,10 +33,9 @@ BEGIN, END = "<!-- scores: begin -->", "<!-- scores: end -->"
 SUITES = {
     "Set5": ("1", "1.5", "2", "2.5", "3", "4", "6", "8"),
     "Set14": ("1", "1.5", "2", "2.5", "3", "4", "6", "8"),
-    "BSD100": ("2", "3", "4"),
+    "BSD100": ("1", "2", "3", "4", "6", "8"),
     "Kodak24": ("1.5", "2", "3", "4", "6", "8"),
 }
-BOUNDARY_SUITES = ("Set5", "Set14", "Kodak24")
 SUBNET_SUITE, SUBNET_SCALES = "Set14", ("1.5", "2", "3", "4")
 COST_SIZE = (256, 256)
 # Beyond what float32's rounding of the colours leaves of a picture that comes back as it was.
@@ -67,7 +67,7 @@ class Card:
         return _means(rows)
 
 
-def main() -> None:
+def main() -> int:
     """Score, and write the card's tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help=f"of the box ({', '.join(anysr.list_pretrained())}) or a model file")
@@ -87,6 +87,7 @@ def main() -> None:
     target = args.card or Path("docs/models") / f"{file.stem}.md"
     _fill(target, text)
     print(f"wrote {target}")
+    return 0
 
 
 def cost_table(card: Card) -> str:
@@ -122,7 +123,7 @@ def boundary_table(card: Card) -> str:
     """The two subnets that meet at each boundary, at that very scale."""
     subnets = card.model.subnets
     lines = ["| suite | boundary | subnet below | subnet above | step |", "|---|--:|--:|--:|--:|"]
-    for suite in (name for name in BOUNDARY_SUITES if name in card.suites):
+    for suite in card.suites:
         for below, above in itertools.pairwise(subnets):
             edge = above.scales[0]
             found = card.means(suite, [f"{edge:g}"], card.network, (str(below.index), str(above.index)))
@@ -171,4 +172,4 @@ def _fill(path: Path, text: str) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -72,7 +72,9 @@ def sweep(source_1Chw: Tensor, network: Network, tile: Tile, halo: int, out: Seq
         bottom = min(height, top + tile[0])
         first, last = max(0, top - halo), min(height, bottom + halo)
         # A copy, and the rows above from the one before: the map's own may have been replaced.
-        rows = torch.cat([above, source_1Chw[..., top:last, :]], dim=2)
+        rows = new_map(source_1Chw.shape[1], source_1Chw[..., first:last, :])
+        rows[..., : top - first, :] = above
+        rows[..., top - first :, :] = source_1Chw[..., top:last, :]
         above = rows[..., max(0, bottom - halo) - first : bottom - first, :]
         for left in range(0, width, tile[1]):
             right = min(width, left + tile[1])

@@ -121,12 +121,14 @@ class Upscaler:
         height, width = plan.target.size
         out = np.empty((height, width, plane.values.shape[2]), plane.values.dtype)
         lr, model = plane.to_tensor(self.device), self._in_precision(request.precision)
+        # The first strip comes when all is encoded.
+        encoded = model.encoder.macs(plan.lr_size, plan.subnet.encoder_channels) * plan.passes / plan.executed_macs
         for rows in answer_strips(
             model, lr, plan.target, plan.subnet.index, request.tile, ensemble=request.self_ensemble
         ):
             bottom = rows.top + rows.rgb.shape[1]
             out[rows.top : bottom] = plane.to_pixels(rows.rgb)
-            share.tell(bottom / height)
+            share.tell(encoded + (1 - encoded) * bottom / height)
         return out
 
     def _warm_up(self, plan: Plan, request: Request) -> None:

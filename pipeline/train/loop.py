@@ -13,6 +13,7 @@ from pipeline.data.photos import photo_folder
 from pipeline.data.samples import Batch, StepBatches, batches_from
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.train.context import Progress, WorkerContext
+from pipeline.train.memory import keep_freed_memory
 from pipeline.train.state import TrainState
 from pipeline.train.step import learning_rate_at, train_step
 from pipeline.train.validation import Score, metric_values, validate
@@ -36,6 +37,7 @@ class Outcome:
 
 def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id: str | None) -> Outcome:
     """Train to the last step, or until asked to stop; every worker runs this."""
+    keep_freed_memory()
     train_photos, validation_photos = open_photos(config)
     state = TrainState.fresh(config, context.device)
     state.run_id = run_id

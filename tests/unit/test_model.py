@@ -106,6 +106,13 @@ def test_save_and_load_keep_answers_and_configuration(tmp_path):
     assert torch.equal(loaded(lr, 2.2), model(lr, 2.2))
 
 
+def test_a_saved_network_is_as_readable_as_any_other_file(tmp_path):
+    (tmp_path / "other").touch()
+    anysr.save(small_model(), tmp_path / "m.safetensors")
+    assert (tmp_path / "m.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["m.safetensors", "other"]
+
+
 @torch.no_grad()
 def test_half_storage_is_half_the_file_and_float32_again_when_read(tmp_path):
     model, lr = small_model(), torch.rand(1, 3, 6, 6)
