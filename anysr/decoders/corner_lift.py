@@ -8,6 +8,7 @@ table as well.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anysr.decoders.grid import CORNERS, Strip, block_pixels, blocks, strip_rows, strips, weighted_rows
+from anysr.decoders.grid import CORNERS, block_pixels, weighted_rows
 from anysr.fast_linear import FastLinear
 from anysr.geometry import AxisCorners, axis_corners, ensemble_weights, pixel_centres
 
@@ -35,22 +36,6 @@ class CornerGrid:
         lr_size = (feat_Dhw.shape[1], feat_Dhw.shape[2])
         axes = [axis_corners(pixel_centres(n, feat_Dhw.device), m) for n, m in zip(size, lr_size, strict=True)]
         return cls(axes[0], axes[1], lr_size, size)
-
-    def lookup(self, strip: Strip, r: slice, c: slice) -> tuple[Tensor, Tensor]:
-        """(Q, 6) rows of a strip's table that make each pixel of a block, and their weights."""
-        weights = ensemble_weights(self.ys.rel[:, r, None], self.xs.rel[:, None, c])
-        size, cols = weights.shape[2:], self.lr_size[1]
-        first_row = (strip.last - strip.first) * cols * 4
-        first_col = first_row + strip.bottom - strip.top
-        rows_R1 = torch.arange(r.start, r.stop, device=weights.device)[:, None] + (first_row - strip.top)
-        cols_C = torch.arange(c.start, c.stop, device=weights.device) + first_col
-        index = [
-            ((self.ys.index[cy, r, None] - strip.first) * cols + self.xs.index[cx, c]) * 4 + corner
-            for corner, (cy, cx) in enumerate(CORNERS)
-        ]
-        index += [rows_R1.expand(size), cols_C.expand(size)]
-        shares = [*weights.flatten(0, 1), weights.new_ones(size), weights.new_ones(size)]
-        return torch.stack(index, -1).view(-1, 6), torch.stack(shares, -1).view(-1, 6)
 
 
 @dataclass(frozen=True)
@@ -85,50 +70,75 @@ class CornerLift:
         return weight, weight.new_zeros(len(weight))
 
 
+@dataclass(frozen=True)
 class LiftedBlock:
-    """One block of pixels, computed only if asked for."""
+    """One tile of the image, computed only if asked for.
 
-    def __init__(self, walk: LiftedBlocks, strip: Strip, rows: slice, cols: slice) -> None:
-        self.walk, self.strip, self.rows, self.cols = walk, strip, rows, cols
+    Attributes:
+        rows: of the image.
+        cols: of the image.
+    """
+
+    walk: LiftedBlocks
+    rows: slice
+    cols: slice
 
     def lifted(self) -> list[Tensor]:
         """(Q, K) of each lift."""
-        index, share = self.walk.grid.lookup(self.strip, self.rows, self.cols)
-        return [weighted_rows(table, index, share) for table in self.walk.tables(self.strip)]
+        return self.walk.lifted(self.rows, self.cols)
 
 
 class LiftedBlocks:
-    """One pass over the image: blocks in strips, with the tables of the strip at hand."""
+    """One pass over the image in tiles, so small that what their corners' features project to stays in a core's cache."""
 
     def __init__(self, grid: CornerGrid, feat_Dhw: Tensor, lifts: list[CornerLift]) -> None:
-        self.grid, self.feat_Dhw, self.lifts = grid, feat_Dhw, lifts
+        self.grid, self.lifts = grid, lifts
+        self._pixels_hwD, dtype = feat_Dhw.permute(1, 2, 0), feat_Dhw.dtype
         parts = [lift.projection() for lift in lifts]
-        self._projections = [FastLinear(w.to(feat_Dhw.dtype), b.to(feat_Dhw.dtype)) for w, b in parts]
-        self._at: tuple[Strip, list[Tensor]] | None = None
+        self._projections = [FastLinear(w.to(dtype), b.to(dtype)) for w, b in parts]
+        # Where each image row and column reads: the LR rows and columns of its four corners, and its own share.
+        rows, cols = (torch.arange(n, device=feat_Dhw.device) for n in grid.size)
+        corner_rows = [grid.ys.index[cy] for cy, _ in CORNERS]
+        corner_cols = [len(CORNERS) * grid.xs.index[cx] + corner for corner, (_, cx) in enumerate(CORNERS)]
+        self._row_H6 = torch.stack([*corner_rows, rows, torch.zeros_like(rows)], -1)
+        self._col_W6 = torch.stack([*corner_cols, torch.zeros_like(cols), cols], -1)
+        self._read_rows, self._read_cols = (axis.index[[0, 1]].tolist() for axis in (grid.ys, grid.xs))
 
     def __iter__(self) -> Iterator[LiftedBlock]:
-        channels = max(lift.col.shape[1] for lift in self.lifts)
-        max_rows = strip_rows(self.feat_Dhw, 4 * self.grid.lr_size[1] * channels * self.feat_Dhw.itemsize)
-        for strip in strips(self.grid.ys.index, max_rows):
-            for rows, cols in blocks(strip, self.grid.size[1], block_pixels(self.feat_Dhw)):
-                yield LiftedBlock(self, strip, rows, cols)
+        """From top to bottom, in bands of equally high tiles."""
+        height, width = self.grid.size
+        # Keys and values are twice as wide as other blocks.
+        pixels = max(1, block_pixels(self._pixels_hwD) // 2)
+        cols = min(width, math.isqrt(pixels))
+        rows = pixels // cols
+        for top in range(0, height, rows):
+            for left in range(0, width, cols):
+                yield LiftedBlock(self, slice(top, min(top + rows, height)), slice(left, min(left + cols, width)))
 
-    def tables(self, strip: Strip) -> list[Tensor]:
-        """For each lift rows of K: 4 per LR pixel of the strip (corners), one per image row, one per column."""
-        if self._at is None or self._at[0] != strip:
-            feat = self.feat_Dhw[:, strip.first : strip.last].permute(1, 2, 0).reshape(-1, len(self.feat_Dhw))
-            # Room behind the pixels' rows for those of image rows and columns, without copying the table.
-            room = -(-(strip.bottom - strip.top + self.grid.size[1]) // len(CORNERS))
-            feat = F.pad(feat, (0, 0, 0, room))
-            parts = zip(self.lifts, self._projections, strict=True)
-            self._at = strip, [_table(lift, project(feat), room, strip) for lift, project in parts]
-        return self._at[1]
+    def lifted(self, rows: slice, cols: slice) -> list[Tensor]:
+        """(Q, K) of each lift at the pixels of a tile."""
+        top, bottom = self._read_rows[0][rows.start], self._read_rows[1][rows.stop - 1] + 1
+        left, right = self._read_cols[0][cols.start], self._read_cols[1][cols.stop - 1] + 1
+        window = self._pixels_hwD[top:bottom, left:right]
+        lr_cols, first_row = right - left, len(CORNERS) * window.shape[0] * window.shape[1]
+        first_col = first_row + rows.stop - rows.start
+        steps = window.new_tensor([len(CORNERS) * lr_cols] * 4 + [1, 0], dtype=torch.long)
+        start = [-len(CORNERS) * (top * lr_cols + left)] * 4 + [first_row - rows.start, first_col - cols.start]
+        by_row = self._row_H6[rows] * steps + steps.new_tensor(start)
+        index_Q6 = (by_row[:, None] + self._col_W6[cols]).view(-1, 6)
+        # Room behind the pixels' rows for those of image rows and columns, without copying the table.
+        room = -(-(first_col + cols.stop - cols.start - first_row) // len(CORNERS))
+        feat = F.pad(window.reshape(-1, window.shape[2]), (0, 0, 0, room))
+        share_Q6 = self._shares(rows, cols)
+        tables = []
+        for lift, project in zip(self.lifts, self._projections, strict=True):
+            table = project(feat).view(-1, lift.col.shape[1])
+            table[first_row:first_col] = lift.row[rows]
+            table[first_col : first_col + cols.stop - cols.start] = lift.col[cols]
+            tables.append(weighted_rows(table, index_Q6, share_Q6))
+        return tables
 
-
-def _table(lift: CornerLift, projected: Tensor, room: int, strip: Strip) -> Tensor:
-    table = projected.view(-1, lift.col.shape[1])
-    first_row = len(table) - room * len(CORNERS)
-    first_col = first_row + strip.bottom - strip.top
-    table[first_row:first_col] = lift.row[strip.top : strip.bottom]
-    table[first_col : first_col + len(lift.col)] = lift.col
-    return table
+    def _shares(self, rows: slice, cols: slice) -> Tensor:
+        """(Q, 6) weights of what ``lifted`` looks up: each corner's, then 1 for the row and for the column."""
+        weights = ensemble_weights(self.grid.ys.rel[:, rows, None], self.grid.xs.rel[:, None, cols]).flatten(0, 1)
+        return torch.cat([weights, weights.new_ones(2, *weights.shape[1:])]).flatten(1).t().contiguous()

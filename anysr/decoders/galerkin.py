@@ -56,8 +56,7 @@ class _Standardise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        deviation = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * (x.shape[-1] - 1) ** -0.5
-        inverse = (deviation + _EPS).reciprocal()
+        deviation, inverse = _deviation(x)
         ctx.save_for_backward(x, deviation, inverse)
         return x * inverse
 
@@ -69,6 +68,12 @@ class _Standardise(torch.autograd.Function):
         # Where the deviation vanishes so does x, and with it the second term.
         along = along / (deviation * (x.shape[-1] - 1)).clamp_min(torch.finfo(x.dtype).tiny)
         return (grad * inverse).addcmul_(x, along, value=-1)
+
+
+def _deviation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The standard deviation, and what standardises: 1 / (s + 1e-5)."""
+    deviation = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * (x.shape[-1] - 1) ** -0.5
+    return deviation, (deviation + _EPS).reciprocal_()
 
 
 class HeadNorm(nn.Module):
@@ -104,11 +109,17 @@ class Galerkin(nn.Module):
         return F.linear(x_BQK, *self.keys_values_weight(width))
 
     def moments(self, centred_BQ2K: Tensor, width: int) -> Moments:
-        """Normalise by the unbiased standard deviation (plus 1e-5) and sum over the queries."""
+        """Normalise by the unbiased standard deviation (plus 1e-5) and sum over the queries.
+
+        Without gradients it writes over what it is given.
+        """
         batch, count, _ = centred_BQ2K.shape
         heads, head = width // self.head_channels, self.head_channels
         centred = centred_BQ2K.float().view(batch, count, 2 * heads, head)
-        normed = cast(Tensor, _Standardise.apply(centred))
+        if torch.is_grad_enabled():
+            normed = cast(Tensor, _Standardise.apply(centred))
+        else:
+            normed = centred.mul_(_deviation(centred)[1])
         keys, values = torch.split(normed, heads, dim=2)
         with torch.autocast(centred.device.type, enabled=False):
             product = torch.matmul(keys.permute(0, 2, 3, 1), values.transpose(1, 2))

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysr.decoders.grid import Rows, Strip, assemble, block_pixels, blocks, conv3x3_rows, strip_rows, strips
+from anysr.decoders.grid import Rows, Strip, assemble, block_pixels, conv3x3_rows, strip_rows, strips
 from anysr.geometry import GridQueries, Pair, PointQueries, Queries, axis_containing, pixel_centres
 from anysr.slimmable import SlimLinear, prefix
 
@@ -125,17 +125,20 @@ class MetaSr(nn.Module):
             yield from self._whole_scale_rows(feat_BDhw, queries, ys.index, weight, bias)
             return
         by_row_HJ, by_col_WJ = ys.rel[:, None] * weight[:, 0] + bias, xs.rel[:, None] * weight[:, 1]
-        kernel = self._kernel(width).to(dtype)
+        kernel, columns = self._kernel(width).to(dtype), list(_alike(xs.index, len(xs.index), 1))
         for strip in strips(ys.index[None], strip_rows(feat_BDhw, cols * kernel.shape[0] * dtype.itemsize)):
             for b in range(batch):
                 rgb_3RW = torch.empty(3, strip.bottom - strip.top, queries.size[1], device=device)
                 with torch.autocast(device.type, enabled=False):
                     table = conv3x3_rows(feat_BDhw[b], kernel, None, strip)
-                    for r, c in blocks(strip, queries.size[1], block_pixels(table)):
-                        index = (ys.index[r, None] - strip.first) * cols + xs.index[c]
-                        hidden = torch.relu_(by_row_HJ[r, None] + by_col_WJ[c]).view(-1, width).to(dtype)
-                        rgb = _combine(table.index_select(0, index.view(-1)), hidden)
-                        rgb_3RW[:, r.start - strip.top : r.stop - strip.top, c] = rgb.t().view(3, *index.shape)
+                    z_hwcj = table.view(-1, cols, 3, width + 1)
+                    for rows_a, ys_an in _alike(ys.index[strip.top : strip.bottom], block_pixels(table), len(xs.index)):
+                        for cols_p, xs_pm in columns:
+                            z_apcj = z_hwcj[(rows_a - strip.first)[:, None], cols_p]
+                            by_row = by_row_HJ[ys_an + strip.top][:, None, :, None]
+                            hidden_apnmJ = torch.relu_(by_row + by_col_WJ[xs_pm][:, None]).to(dtype)
+                            places = ys_an[:, None, :, None], xs_pm[:, None]
+                            rgb_3RW[:, *places] = _combine_alike(z_apcj, hidden_apnmJ)
                 yield Rows(b, strip.top, rgb_3RW)
 
     def _whole_scale_rows(
@@ -165,6 +168,31 @@ def _is_periodic(index: Tensor, num_pixels: int) -> bool:
     """Whether every LR pixel serves the same whole number of output pixels."""
     times, rest = divmod(len(index), num_pixels)
     return rest == 0 and torch.equal(index, torch.arange(num_pixels, device=index.device).repeat_interleave(times))
+
+
+def _alike(index: Tensor, max_pixels: int, across: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """LR pixels of one axis (P) that serve equally many output pixels, and those pixels' places (P, n).
+
+    Args:
+        index: ascending, the LR pixel of each output pixel.
+        max_pixels: about so many output pixels of the image at a time.
+        across: output pixels along the other axis.
+    """
+    pixels, counts = torch.unique_consecutive(index, return_counts=True)
+    starts = counts.cumsum(0) - counts
+    for count in counts.unique().tolist():
+        same = counts == count
+        step = max(1, max_pixels // (count * across))
+        places = starts[same][:, None] + torch.arange(count, device=index.device)
+        yield from zip(pixels[same].split(step), places.split(step), strict=True)
+
+
+def _combine_alike(z_apcj: Tensor, hidden_apnmJ: Tensor) -> Tensor:
+    """(3, a, p, n, m) float32: :func:`_combine` where n x m output pixels share what they read."""
+    shape = hidden_apnmJ.shape[:4]
+    z_P3j = z_apcj.flatten(0, 1)
+    rgb_PQ3 = torch.bmm(hidden_apnmJ.view(len(z_P3j), -1, hidden_apnmJ.shape[4]), z_P3j[..., :-1].transpose(1, 2))
+    return (rgb_PQ3.float() + z_P3j[:, None, :, -1].float()).view(*shape, 3).permute(4, 0, 1, 2, 3)
 
 
 def _combine(z_QR: Tensor, hidden_QJ: Tensor) -> Tensor:

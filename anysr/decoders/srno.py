@@ -195,17 +195,16 @@ class Srno(nn.Module):
                 states.mixes.append(block.mix(total, width).prepared(dtype))
             (w1, b1), (w2, b2) = _flat(self.fc1, width, width), _flat(self.fc2, width, 3)
             fc1, fc2 = FastLinear(w1.to(dtype), b1.to(dtype), "gelu"), FastLinear(w2.to(dtype), b2.to(dtype))
-        strip, rgb_3RW = None, torch.empty(0)
-        for block_of, x_QK in states.walk(keep=False):
-            if block_of.strip != strip:
-                if strip is not None:
-                    yield strip.top, rgb_3RW
-                strip = block_of.strip
-                rgb_3RW = torch.empty(3, strip.bottom - strip.top, states.grid.size[1], device=feat_Dhw.device)
-            inside = slice(block_of.rows.start - strip.top, block_of.rows.stop - strip.top)
-            rgb_3RW[:, inside, block_of.cols] = _as_image(fc2(fc1(x_QK)), block_of)
-        assert strip is not None
-        yield strip.top, rgb_3RW
+        top, rgb_3RW = 0, torch.empty(0)
+        for block, x_QK in states.walk(keep=False):
+            rows, cols = block.rows, block.cols
+            if cols.start == 0:
+                if rows.start:
+                    yield top, rgb_3RW
+                top = rows.start
+                rgb_3RW = torch.empty(3, rows.stop - top, states.grid.size[1], device=feat_Dhw.device)
+            rgb_3RW[..., cols] = fc2(fc1(x_QK)).float().t().view(3, rows.stop - top, -1)
+        yield top, rgb_3RW
 
     def _fused_rows(self, states: FusedSrno, width: int) -> Iterator[tuple[int, Tensor]]:
         """The same passes, each in one compiled kernel."""
@@ -256,11 +255,6 @@ class _HiddenStates:
             room -= x_QK.nbytes
             if room >= 0:
                 self.kept[key] = x_QK
-
-
-def _as_image(rgb_Q3: Tensor, block: LiftedBlock) -> Tensor:
-    rows, cols = block.rows, block.cols
-    return rgb_Q3.float().t().view(3, rows.stop - rows.start, cols.stop - cols.start)
 
 
 def _flat(layer: SlimConv2d, num_in: int, num_out: int) -> tuple[Tensor, Tensor]:
