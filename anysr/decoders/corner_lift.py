@@ -89,7 +89,7 @@ class LiftedBlock:
 
 
 class LiftedBlocks:
-    """One pass over the image in tiles, so small that what their corners' features project to stays in a core's cache."""
+    """One pass over the image in tiles: what their corners' features project to stays in a core's cache."""
 
     def __init__(self, grid: CornerGrid, feat_Dhw: Tensor, lifts: list[CornerLift]) -> None:
         self.grid, self.lifts = grid, lifts

@@ -196,14 +196,14 @@ class Srno(nn.Module):
             (w1, b1), (w2, b2) = _flat(self.fc1, width, width), _flat(self.fc2, width, 3)
             fc1, fc2 = FastLinear(w1.to(dtype), b1.to(dtype), "gelu"), FastLinear(w2.to(dtype), b2.to(dtype))
         top, rgb_3RW = 0, torch.empty(0)
-        for block, x_QK in states.walk(keep=False):
-            rows, cols = block.rows, block.cols
+        for tile, x_QK in states.walk(keep=False):
+            rows, cols = tile.rows, tile.cols
             if cols.start == 0:
                 if rows.start:
                     yield top, rgb_3RW
                 top = rows.start
                 rgb_3RW = torch.empty(3, rows.stop - top, states.grid.size[1], device=feat_Dhw.device)
-            rgb_3RW[..., cols] = fc2(fc1(x_QK)).float().t().view(3, rows.stop - top, -1)
+            rgb_3RW[..., cols] = fc2(fc1(x_QK)).float().t().view(3, rgb_3RW.shape[1], -1)
         yield top, rgb_3RW
 
     def _fused_rows(self, states: FusedSrno, width: int) -> Iterator[tuple[int, Tensor]]:
