@@ -7,9 +7,9 @@ For each subnet and precision the time of one pass is taken to be
 as the encoder works on each LR pixel, the decoder on each HR pixel, and a call has a price of its
 own. The three are fitted to the measurements by least squares of the *relative* error, so that small
 images count as much as large ones. What is promised is that time the 95th percentile of
-(measured / fitted) over all measured runs: it holds the scatter of the runs and what the form misses.
-Beyond twice the largest measured image the same line goes on, with a tenth more: nothing in the
-networks grows faster, but caches stop helping.
+(measured / fitted) over all measured runs, for the scatter of the runs and what the form misses, and a
+tenth more, for sizes between the measured ones. Beyond twice the largest measured image the same
+line goes on, with another tenth: nothing in the networks grows faster, but caches stop helping.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from anysr.files import write_whole
 from anysr.upscaling.plan import Precision
 
 _FORMAT = 1
-_QUANTILE = 0.95
+_QUANTILE, _RESERVE = 0.95, 1.1
 _FAR, _FAR_MARGIN = 2.0, 1.1
 Floats = npt.NDArray[np.float64]
 
@@ -130,7 +130,7 @@ def _fit(measurements: Sequence[Measurement]) -> tuple[Floats, float]:
     coefficients = _non_negative_least_squares(terms / medians[:, None], np.ones(len(medians)))
     fitted = terms @ coefficients
     ratios = np.concatenate([np.array(m.seconds) / f for m, f in zip(measurements, fitted, strict=True)])
-    return coefficients, max(1.0, float(np.quantile(ratios, _QUANTILE)))
+    return coefficients, max(1.0, float(np.quantile(ratios, _QUANTILE))) * _RESERVE
 
 
 def _terms(lr_size: tuple[int, int], size: tuple[int, int]) -> Floats:
