@@ -18,9 +18,9 @@ import imagecodecs
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from anysr.imaging.metadata import collect_metadata, fitting_icc, orientation_of, parse_exif
+from anysr.imaging.metadata import collect_metadata, fitting_icc, orientation_of
 from anysr.imaging.picture import ImageError, Metadata, NoImageError, Picture, Pixels, check_pixels
-from anysr.imaging.tiff import num_pages, read_16_bit
+from anysr.imaging.tiff import num_pages, read_planes, tiff_exif
 
 MAX_MEGAPIXELS = 400.0
 # Pillow calls a JPEG with previews or depth behind the photo, as phones write them, MPO.
@@ -67,13 +67,18 @@ def read_image(source: bytes | Path, max_megapixels: float = MAX_MEGAPIXELS) -> 
         raise ImageError(f"damaged or cut short ({reason})") from None
 
 
-def upright_size(source: bytes | Path) -> tuple[int, int] | None:
-    """(H, W) as shown, from the header; None for what is no image or cannot be read."""
+def upright_size(source: bytes | Path, max_megapixels: float = MAX_MEGAPIXELS) -> tuple[int, int] | None:
+    """(H, W) as shown, from the header; None for what is no image or cannot be read.
+
+    Of more than ``max_megapixels`` it is (H, W) as stored: a PNG may tell its orientation behind its pixels, which
+    are not decoded for it then.
+    """
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
-        with warnings.catch_warnings(), _opened(data) as image:
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"), _opened(data) as image:
             width, height = image.size
+            if _is_turned_by_pillow(image) or width * height > max_megapixels * 1e6:
+                return height, width
             return (width, height) if orientation_of(image.getexif()) >= _FIRST_TURNED else (height, width)
     except Exception:  # see above: decoders raise whatever they like
         return None
@@ -81,27 +86,32 @@ def upright_size(source: bytes | Path) -> tuple[int, int] | None:
 
 def _read(data: bytes, max_megapixels: float) -> Picture:
     if data.startswith(_TIFF_SIGNATURES):
-        deep = _read_tiff_16(data, max_megapixels)
-        if deep is not None:
-            return deep
+        picture = _read_tiff(data, max_megapixels)
+        if picture is not None:
+            return picture
     with _opened(data) as image:
         _check_header(image, data, max_megapixels)
         orientation = orientation_of(image.getexif())
         metadata = collect_metadata(image.getexif(), image.info)
         is_16_bit = image.format == "PNG" and data[24] == 16
-        decoded = _decode_png_16(data, image) if is_16_bit else _decode_8(image)
+        decoded = _decode_png_16(data, image) if is_16_bit else _decode_8(image, data)
         name = "JPEG" if image.format == "MPO" else str(image.format)
-        return _picture(decoded, orientation, metadata, name)
+        return _picture(decoded, orientation, metadata, name, is_upright=_is_turned_by_pillow(image))
 
 
-def _read_tiff_16(data: bytes, max_megapixels: float) -> Picture | None:
-    planes = read_16_bit(data, max_megapixels)
+def _is_turned_by_pillow(image: Image.Image) -> bool:
+    """TIFFs are, their size too."""
+    return image.format == "TIFF"
+
+
+def _read_tiff(data: bytes, max_megapixels: float) -> Picture | None:
+    planes = read_planes(data, max_megapixels)
     if planes is None:
         return None
     if num_pages(data) > 1:
         raise ImageError("a TIFF of several pages; save the one you mean as a file of its own")
-    exif = parse_exif(data)
-    metadata = collect_metadata(exif, {"icc_profile": exif.get(34675)})
+    exif, icc = tiff_exif(data)
+    metadata = collect_metadata(exif, {"icc_profile": icc})
     return _picture(_Decoded(*planes), orientation_of(exif), metadata, "TIFF")
 
 
@@ -129,7 +139,7 @@ def _check_header(image: Image.Image, data: bytes, max_megapixels: float) -> Non
         raise ImageError(f"a JPEG of more than {_MAX_JPEG_SCANS} scans, made to keep decoders busy")
 
 
-def _decode_8(image: Image.Image) -> _Decoded:
+def _decode_8(image: Image.Image, data: bytes) -> _Decoded:
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return _Decoded(_decode_grey_16(image), None)
     if image.mode in ("LAB", "HSV"):
@@ -137,6 +147,9 @@ def _decode_8(image: Image.Image) -> _Decoded:
     if image.mode == "CMYK":
         return _Decoded(np.asarray(image), None)
     is_grey = image.mode in ("1", "L", "LA", "La")
+    if image.format == "PNG" and image.mode == "L" and "transparency" in image.info:
+        # Pillow spreads 2 and 4 bits over 0 ... 255, but not the transparent one among them.
+        image.info["transparency"] *= 255 // (2 ** data[24] - 1)
     has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     if is_grey:
         pixels = np.asarray(image.convert("LA" if has_alpha else "L"))
@@ -172,8 +185,11 @@ def _split(pixels: Pixels, may_be_grey: bool) -> _Decoded:
     return _Decoded(colour, alpha)
 
 
-def _picture(decoded: _Decoded, orientation: int, metadata: Metadata, name: str) -> Picture:
-    colour, alpha = (_upright(plane, orientation) for plane in (decoded.colour, decoded.alpha))
+def _picture(
+    decoded: _Decoded, orientation: int, metadata: Metadata, name: str, *, is_upright: bool = False
+) -> Picture:
+    """With the turning that the orientation asks for, unless the planes are upright already."""
+    colour, alpha = (_upright(plane, 1 if is_upright else orientation) for plane in (decoded.colour, decoded.alpha))
     assert colour is not None
     dpi = metadata.dpi[::-1] if metadata.dpi and orientation >= _FIRST_TURNED else metadata.dpi
     icc = fitting_icc(metadata.icc, colour.shape[2])

@@ -1,4 +1,8 @@
-"""TIFF of 8 and 16 bits a channel: Pillow reads no 16-bit colour, and writes no EXIF beside compression."""
+"""TIFF of 8 and 16 bits a channel.
+
+Pillow reads no 16-bit colour, nothing beside the inks of CMYK and little beside grey, and writes no EXIF beside
+compression.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import struct
 
 import numpy as np
 import tifffile
-from PIL import ExifTags, TiffImagePlugin
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from anysr.imaging.metadata import parse_exif
 from anysr.imaging.picture import ImageError, Metadata, Picture, Pixels, check_pixels
@@ -21,10 +25,15 @@ _ASCII, _LONG = 2, 4
 _IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _MAX_CHANNELS = 5  # CMYK and alpha
 _REDUCED = 1  # NewSubfileType: a smaller version of another page
+_BIG_HEADS = (b"II+\0", b"MM\0+")  # BigTIFF
+_BIG_ENDIAN_BIG_HEAD = b"MM\0+"
+_ICC = 34_675
+_BIG_TAGS = {"Orientation", "XResolution", "YResolution", "ResolutionUnit", "ImageDescription", "Make", "Model",
+             "Software", "DateTime", "Artist", "HostComputer", "Copyright"}  # fmt: skip
 
 
-def read_16_bit(data: bytes, max_megapixels: float) -> tuple[Pixels, Pixels | None] | None:
-    """Colour and alpha of a TIFF of 16-bit whole numbers; None for other depths.
+def read_planes(data: bytes, max_megapixels: float) -> tuple[Pixels, Pixels | None] | None:
+    """Colour and alpha of a TIFF as it is stored; None for what Pillow reads.
 
     Raises:
         ImageError: several pages, more pixels than allowed, or a kind of colour that is not read.
@@ -32,15 +41,33 @@ def read_16_bit(data: bytes, max_megapixels: float) -> tuple[Pixels, Pixels | No
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
         assert isinstance(page, tifffile.TiffPage)
-        if page.bitspersample != 16 or page.dtype != np.uint16:
+        if not _is_ours(page, data):
             return None
         if page.samplesperpixel > _MAX_CHANNELS:
             raise ImageError(f"a TIFF of {page.samplesperpixel} channels")
+        if page.imagedepth > 1:
+            raise ImageError("a TIFF of a volume; save the slice you mean as a file of its own")
         check_pixels((page.imagewidth, page.imagelength), max_megapixels)
         pixels = np.asarray(page.asarray())
         if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE and page.samplesperpixel > 1:
             pixels = np.moveaxis(pixels, 0, -1)
         return _by_photometric(pixels.reshape(page.imagelength, page.imagewidth, -1), page)
+
+
+def tiff_exif(data: bytes) -> tuple[Image.Exif, bytes | None]:
+    """EXIF and colour profile of a TIFF; of a BigTIFF, which Pillow's EXIF is not for, what describes the photo."""
+    if not data.startswith(_BIG_HEADS):
+        exif = parse_exif(data)
+        return exif, exif.get(_ICC)
+    exif = Image.Exif()
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tags = file.pages.first.tags
+        for tag in tags:
+            if tag.name in _BIG_TAGS:
+                value = tag.value
+                exif[tag.code] = TiffImagePlugin.IFDRational(*value) if isinstance(value, tuple) else value
+        icc = tags.valueof(_ICC)
+    return exif, icc
 
 
 def num_pages(data: bytes) -> int:
@@ -75,15 +102,25 @@ def encode_tiff(picture: Picture) -> bytes:
     return _with_ifds(out.getvalue(), metadata)
 
 
+def _is_ours(page: tifffile.TiffPage, data: bytes) -> bool:
+    if page.bitspersample == 16:
+        return page.dtype == np.uint16
+    if page.bitspersample != 8 or page.dtype != np.uint8:
+        return False
+    is_split = page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+    has_more = bool(page.extrasamples) and (is_split or page.photometric != tifffile.PHOTOMETRIC.RGB)
+    return has_more or data.startswith(_BIG_ENDIAN_BIG_HEAD)
+
+
 def _by_photometric(pixels: Pixels, page: tifffile.TiffPage) -> tuple[Pixels, Pixels | None]:
     kinds = tifffile.PHOTOMETRIC
     known: dict[int, int] = {kinds.MINISBLACK: 1, kinds.MINISWHITE: 1, kinds.RGB: 3, kinds.SEPARATED: 4}
     channels = known.get(page.photometric)
     if channels is None or pixels.shape[2] < channels:
-        raise ImageError(f"16-bit TIFF with colours of kind {page.photometric!r}; grey, RGB and CMYK are read")
+        raise ImageError(f"a TIFF with colours of kind {page.photometric!r}; grey, RGB and CMYK are read")
     colour = pixels[..., :channels]
     if page.photometric == kinds.MINISWHITE:
-        colour = 65_535 - colour
+        colour = np.iinfo(pixels.dtype).max - colour
     if pixels.shape[2] == channels or not page.extrasamples:
         return colour, None
     alpha = pixels[..., channels]
@@ -93,8 +130,9 @@ def _by_photometric(pixels: Pixels, page: tifffile.TiffPage) -> tuple[Pixels, Pi
 
 def _unassociated(colour: Pixels, alpha: Pixels) -> Pixels:
     """Colours stored as multiplied by alpha, divided by it again."""
-    divided = colour.astype(np.float64) * 65_535 / np.maximum(alpha, 1)[..., None]
-    return np.minimum(divided + 0.5, 65_535).astype(np.uint16)
+    peak = int(np.iinfo(colour.dtype).max)
+    divided = colour.astype(np.float64) * peak / np.maximum(alpha, 1)[..., None]
+    return np.minimum(divided + 0.5, peak).astype(colour.dtype)
 
 
 def _extra_tags(metadata: Metadata) -> list[tuple[int, int, int | None, object, bool]]:

@@ -19,7 +19,7 @@ _TOO_LARGE, _NO_IMAGE, _UNFIT, _FAILED = 413, 415, 422, 500
 def answer(upscaler: Upscaler, limits: ServiceLimits, job: Job) -> Answer | Refusal:
     """Enlarge within the limits; whatever is wrong with a file or a wish becomes a refusal of one line."""
     try:
-        size = upright_size(job.data)
+        size = upright_size(job.data, limits.megapixels_in)
         if size is not None and (too_large := _too_large(size, job, limits)):
             return Refusal(_TOO_LARGE, too_large)
         return _enlarge(upscaler, limits, job)

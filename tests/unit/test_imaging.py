@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import ExifTags, Image, ImageCms
 
-from anysr.imaging import FORMATS, ImageError, Metadata, Picture, encode_image, read_image
+from anysr.imaging import FORMATS, ImageError, Metadata, Picture, encode_image, read_image, upright_size
 from anysr.imaging.metadata import parse_exif
 from tests.enlarging import encoded, smooth, srgb_profile
 
@@ -57,7 +57,7 @@ def test_round_trips(name, peak, channels, has_alpha):
     assert exif.get_ifd(ExifTags.IFD.GPSInfo)[1] == "N"
 
 
-FAITHFUL = {"PNG": {}, "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+FAITHFUL = {"PNG": {}, "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}, "TIFF": {}}
 
 
 @pytest.mark.parametrize(("name", "options"), FAITHFUL.items())
@@ -68,19 +68,43 @@ def test_orientation_is_honoured_once(name, options, orientation):
             7: "TRANSVERSE", 8: "ROTATE_270"}.get(orientation)  # fmt: skip
     stored = Image.fromarray(upright)
     stored = stored if turn is None else stored.transpose(Image.Transpose[turn])
-    picture = read_image(encoded(stored, name, exif=exif_block(orientation), **options))
-    assert picture.size == (16, 24)
+    data = encoded(stored, name, exif=exif_block(orientation), **options)
+    picture = read_image(data)
+    assert picture.size == upright_size(data) == (16, 24)
     assert np.abs(picture.colour.astype(int) - upright).mean() < 2
     assert parse_exif(picture.metadata.exif)[ExifTags.Base.Orientation] == 1
     again = read_image(encode_image(picture, FORMATS["PNG"])[0])
     assert np.array_equal(again.colour, picture.colour)
 
 
-def test_orientation_of_a_16_bit_tiff():
-    out, upright = io.BytesIO(), smooth(6, 9, 3, 65_535)
+@pytest.mark.parametrize("peak", [255, 65_535])
+@pytest.mark.parametrize(("byteorder", "bigtiff"), [("<", False), (">", False), ("<", True), (">", True)])
+def test_what_tiffs_of_every_kind_say(peak, byteorder, bigtiff):
+    out, upright = io.BytesIO(), smooth(6, 9, 3, peak)
     turned = np.ascontiguousarray(np.rot90(upright))
-    tifffile.imwrite(out, turned, photometric="rgb", extratags=[(274, 3, 1, 6, True)], metadata=None)
-    assert np.array_equal(read_image(out.getvalue()).colour, upright)
+    tags = [(274, 3, 1, 6, True), (272, 2, None, b"camera\0", True)]
+    what = {"extratags": tags, "iccprofile": srgb_profile(), "resolution": (300, 150), "resolutionunit": "inch"}
+    tifffile.imwrite(out, turned, photometric="rgb", byteorder=byteorder, bigtiff=bigtiff, metadata=None, **what)
+    picture = read_image(out.getvalue())
+    assert np.array_equal(picture.colour, upright)
+    assert picture.metadata.icc == srgb_profile()
+    assert picture.metadata.dpi == pytest.approx((150, 300))
+    assert parse_exif(picture.metadata.exif)[ExifTags.Base.Model] == "camera"
+
+
+def with_chunk(png: bytes, kind: bytes, body: bytes) -> bytes:
+    """A PNG with one more chunk behind its header."""
+    chunk = len(body).to_bytes(4, "big") + kind + body + zlib.crc32(kind + body).to_bytes(4, "big")
+    return png[:33] + chunk + png[33:]
+
+
+def test_a_size_is_told_without_decoding(monkeypatch):
+    """A PNG may tell its orientation behind its pixels; those of a bomb are not decoded for it."""
+    png = encoded(Image.new("L", (2_000, 1_000)), "PNG")
+    decoded = []
+    monkeypatch.setattr(Image.Image, "load", lambda image: decoded.append(image.size))
+    assert upright_size(png, max_megapixels=1) == (1_000, 2_000)
+    assert decoded == []
 
 
 def test_the_thumbnail_is_dropped():
@@ -115,12 +139,25 @@ def test_palettes():
     assert read_image(encoded(Image.new("1", (5, 4), 1), "PNG")).colour.tolist() == [[[255]] * 5] * 4
 
 
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_transparent_grey(bits):
+    levels = (np.arange(8) % 2**bits).astype(np.uint8)
+    packed = np.unpackbits(levels[:, None], axis=1)[:, 8 - bits :]
+    scanline = b"\0" + np.packbits(packed).tobytes()
+    header = (8).to_bytes(4, "big") + (1).to_bytes(4, "big") + bytes((bits, 0, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + encoded(Image.new("L", (8, 1)), "PNG")[-12:]
+    for kind, body in ((b"IDAT", zlib.compress(scanline)), (b"tRNS", b"\0\1"), (b"IHDR", header)):
+        data = data[:8] + with_chunk(bytes(33), kind, body)[33:] + data[8:]
+    picture = read_image(data)
+    assert picture.colour[0, :, 0].tolist() == (levels * (255 // (2**bits - 1))).tolist()
+    assert picture.alpha[0].tolist() == np.where(levels == 1, 0, 255).tolist()
+
+
 def test_a_transparent_colour_of_16_bits():
     colour = smooth(4, 5, 3, 65_535)
     data, _ = encode_image(Picture(colour), FORMATS["PNG"])
     body = b"".join(int(v).to_bytes(2, "big") for v in colour[1, 2])
-    chunk = len(body).to_bytes(4, "big") + b"tRNS" + body + zlib.crc32(b"tRNS" + body).to_bytes(4, "big")
-    alpha = read_image(data[:33] + chunk + data[33:]).alpha
+    alpha = read_image(with_chunk(data, b"tRNS", body)).alpha
     assert (alpha == 0).sum() == 1
     assert alpha[1, 2] == 0
 
@@ -139,6 +176,25 @@ def test_tiff_as_others_write_it():
     multiplied = (colour.astype(float) * 32_768 / 65_535).round().astype(np.uint16)
     tifffile.imwrite(out, np.dstack([multiplied, alpha]), photometric="rgb", extrasamples=["assocalpha"])
     assert np.abs(read_image(out.getvalue()).colour.astype(int) - colour).max() <= 1
+
+
+@pytest.mark.parametrize("peak", [255, 65_535])
+@pytest.mark.parametrize("planarconfig", ["contig", "separate"])
+@pytest.mark.parametrize(("photometric", "channels"), [("minisblack", 1), ("rgb", 3), ("separated", 4)])
+def test_tiff_with_alpha_of_either_kind(peak, planarconfig, photometric, channels):
+    colour = smooth(9, 11, channels, peak)
+    for kind, alpha in (
+        ("unassalpha", smooth(9, 11, 2, peak)[..., 1]),
+        ("assocalpha", np.full((9, 11), peak // 2 + 1)),
+    ):
+        alpha = alpha.astype(colour.dtype)
+        stored = (colour * (alpha[..., None] / peak)).round().astype(colour.dtype) if kind == "assocalpha" else colour
+        planes, out = np.dstack([stored, alpha]), io.BytesIO()
+        planes = planes if planarconfig == "contig" else np.ascontiguousarray(planes.transpose(2, 0, 1))
+        tifffile.imwrite(out, planes, photometric=photometric, planarconfig=planarconfig, extrasamples=[kind])
+        picture = read_image(out.getvalue())
+        assert np.array_equal(picture.alpha, alpha)
+        assert np.abs(picture.colour.astype(int) - colour).max() <= (1 if kind == "assocalpha" else 0)
 
 
 def test_inks_become_srgb_where_a_format_holds_none():
