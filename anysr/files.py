@@ -21,5 +21,7 @@ def write_whole(path: Path, data: bytes) -> None:
         with os.fdopen(os.open(partial, flags, 0o666), "wb") as file:
             file.write(data)
         partial.replace(path)
+    except OSError as error:  # of the name that the user knows
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
     finally:
         partial.unlink(missing_ok=True)

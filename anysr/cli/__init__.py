@@ -31,6 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Reasons are one line on stderr; ANYSR_TRACEBACK=1 shows the whole trace of an unexpected one.
     """
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w") for stream in (sys.stdout, sys.stderr))  # noqa: PTH123, SIM115 - None where closed
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names of files may hold anything

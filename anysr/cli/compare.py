@@ -23,8 +23,8 @@ from PIL import Image, ImageDraw, ImageFont
 from anysr.cli import shown
 from anysr.cli.models import open_device, open_model, parse_subnet
 from anysr.geometry import Target, resolve_target
-from anysr.imaging import MAX_MEGAPIXELS, Picture, read_image, write_image
-from anysr.imaging.picture import Pixels
+from anysr.imaging import MAX_MEGAPIXELS, ImageError, Picture, format_of, read_image, write_image
+from anysr.imaging.picture import Pixels, check_pixels
 from anysr.metrics import psnr
 from anysr.upscaling import Enlargement, Request, Upscaler
 from anysr.upscaling.targets import parse_scale
@@ -55,15 +55,24 @@ def run(args: argparse.Namespace) -> int:
     """Enlarge with both, lay the crops side by side."""
     if args.image is None and args.hr is None:
         raise ValueError("give --image, an image to enlarge, or --hr, an original to shrink and enlarge again")
+    _check_out(args)
     lr, hr, target = _images(args)
     answers = [(name, _enlarger(name)(lr, target)) for name in (args.a, args.b)]
     if hr is not None:
         answers.append(("HR", hr))
     boxes = [_parse_box(args.crop, target.size)] if args.crop else _where_they_differ(answers[0][1], answers[1][1])
     labels = [_label(name, image, hr, target) for name, image in answers]
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     write_image(Picture(_sheet([image for _, image in answers], labels, boxes)), args.out)
     print(f"{shown(args.out)}: " + ", ".join(": ".join(map(shown, label.splitlines())) for label in labels))
     return 0
+
+
+def _check_out(args: argparse.Namespace) -> None:
+    format_of(args.out)
+    for path in (args.image, args.hr):
+        if path is not None and args.out.exists() and path.exists() and path.samefile(args.out):
+            raise ValueError(f"{shown(args.out)} would replace the image that is compared; choose another -o")
 
 
 def _images(args: argparse.Namespace) -> tuple[Pixels, Pixels | None, Target]:
@@ -72,7 +81,13 @@ def _images(args: argparse.Namespace) -> tuple[Pixels, Pixels | None, Target]:
     hr = None if args.hr is None else _read_rgb(args.hr)
     if args.image is not None:
         lr = _read_rgb(args.image)
+        if hr is not None and any(abs(n - m * s) >= s for n, m, s in zip(hr.shape, lr.shape, scale, strict=False)):
+            raise ValueError(
+                f"--hr is {hr.shape[1]} x {hr.shape[0]}, which is not --image, {lr.shape[1]} x {lr.shape[0]}, "
+                f"times --scale {args.scale}"
+            )
         target = resolve_target(lr.shape[:2], scale, None if hr is None else hr.shape[:2])
+        check_pixels(target.size[::-1], MAX_MEGAPIXELS)
         return lr, hr, target
     assert hr is not None
     size = [max(1, math.floor(n / s)) for n, s in zip(hr.shape, scale, strict=False)]
@@ -83,7 +98,10 @@ def _images(args: argparse.Namespace) -> tuple[Pixels, Pixels | None, Target]:
 
 def _read_rgb(path: Path) -> Pixels:
     """(H, W, 3) uint8 without transparency."""
-    picture = read_image(path, MAX_MEGAPIXELS)
+    try:
+        picture = read_image(path, MAX_MEGAPIXELS)
+    except ImageError as error:
+        raise ImageError(f"{shown(path)}: {error}") from None
     colour = picture.colour if picture.peak == 255 else (picture.colour // 257).astype(np.uint8)
     if colour.shape[2] == 4:
         return np.asarray(Image.fromarray(colour, "CMYK").convert("RGB"))

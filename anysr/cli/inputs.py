@@ -13,6 +13,8 @@ from anysr.imaging.write import FORMATS, format_of
 
 _SUFFIXES = {suffix for spec in FORMATS.values() for suffix in spec.suffixes}
 _READ_ONLY_SUFFIXES = {".bmp", ".gif"}
+# A folder is hardly called so: who asks for one of these wants an image.
+_UNWRITTEN_SUFFIXES = _READ_ONLY_SUFFIXES | {".avif", ".heic", ".ico", ".jfif", ".jp2", ".jxl", ".psd", ".tga"}
 _FALLBACK_SUFFIX = ".png"
 
 
@@ -40,11 +42,12 @@ def collect_jobs(inputs: Sequence[str], out: Path, suffix: str | None) -> list[J
     when it is named like an image, there is one input file, and no folder of that name.
 
     Raises:
-        ValueError: an input that does not exist or holds no image, two results of one name, or a
-            result that would replace its source.
+        ValueError: an input that does not exist or holds no image, two results of one name, a result that
+            would replace its source, or an output that is no folder or of a format that is not written.
     """
     if _is_file_name(out):
-        return [_single(inputs, out)]
+        return [_single(inputs, out, suffix)]
+    _check_is_folder_name(out)
     found: dict[Path, Path] = {}
     for text in inputs:
         for source, relative in _expand(text, out):
@@ -65,8 +68,16 @@ def _is_file_name(out: Path) -> bool:
     return out.suffix.lower() in _SUFFIXES and not out.is_dir()
 
 
-def _single(inputs: Sequence[str], out: Path) -> Job:
-    format_of(out)
+def _check_is_folder_name(out: Path) -> None:
+    if out.suffix.lower() in _UNWRITTEN_SUFFIXES and not out.is_dir():
+        format_of(out)
+    if os.path.lexists(out) and not out.is_dir():
+        raise ValueError(f"-o {shown(out)} is there and no folder; name a folder, or an image by its ending")
+
+
+def _single(inputs: Sequence[str], out: Path, suffix: str | None) -> Job:
+    if suffix is not None and suffix not in format_of(out).suffixes:
+        raise ValueError(f"--format writes *{suffix}, but -o is {shown(out)}; leave one of them out")
     sources = [pair[0] for text in inputs for pair in _expand(text, out)]
     if len(sources) != 1 or Path(inputs[0]).is_dir():
         raise ValueError(f"-o {shown(out)} is one image, but there are {len(sources)} to enlarge; give a folder")
@@ -122,9 +133,12 @@ def _globbed(pattern: str, out: Path) -> Iterator[tuple[Path, Path]]:
         plain.append(part)
     base = Path(*plain)
     hits = [Path(hit) for hit in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 - pathlib's knows no root
-    files = [hit for hit in hits if hit.is_file() and not hit.resolve().is_relative_to(out.resolve())]
+    there = [hit for hit in hits if hit.is_file()]
+    files = [hit for hit in there if not hit.resolve().is_relative_to(out.resolve())]
     if not files:
-        raise ValueError(f"nothing is called {shown(pattern)}")
+        if there:
+            raise ValueError(f"all that is called {shown(pattern)} lies in the output folder; choose another -o")
+        raise ValueError(f"no file is called {shown(pattern)}")
     for file in files:
         yield file, file.relative_to(base) if ".." not in file.relative_to(base).parts else Path(file.name)
 

@@ -14,6 +14,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -43,8 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, keep, show."""
-    if min(args.sizes) < 8 or min(args.scales) < 1 or len(set(args.sizes)) < 2 or len(set(args.scales)) < 2:
+    are_good = min(args.sizes) >= 8 and all(1 <= scale < math.inf for scale in args.scales)
+    if not are_good or len(set(args.sizes)) < 2 or len(set(args.scales)) < 2:
         raise ValueError("a profile needs at least two sizes of at least 8 pixels and two scales of at least 1")
+    if args.out is not None and args.out.is_dir():
+        raise ValueError(f"-o {shown(args.out)} is a folder; name a file")
     opened = open_model(args.model)
     device = open_device(args.device)
     sweep = Sweep(tuple(args.sizes), tuple(args.scales), parse_seconds(args.max_run))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from anysr.amounts import parse_bytes, parse_macs, parse_seconds
 from anysr.cli.models import MODEL_HELP, parse_subnet
@@ -11,6 +13,8 @@ from anysr.imaging import FORMATS, MAX_MEGAPIXELS
 from anysr.upscaling import Enlargement, FileOptions, Limits, Request
 from anysr.upscaling.plan import PRECISIONS, Tile
 from anysr.upscaling.targets import parse_scale, parse_size
+
+T = TypeVar("T")
 
 
 def add_request_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,16 +47,16 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
 def request_of(args: argparse.Namespace) -> Request:
     """What they say is wanted of each image; raises ValueError."""
     enlargement = Enlargement(
-        parse_scale(args.scale) if args.scale else None,
-        parse_size(args.size) if args.size else None,
+        _given(parse_scale, args.scale),
+        _given(parse_size, args.size),
         args.width,
         args.height,
         args.long_edge,
     )
     limits = Limits(
-        parse_macs(args.budget) if args.budget else None,
-        parse_seconds(args.latency) if args.latency else None,
-        parse_bytes(args.memory) if args.memory else None,
+        _given(parse_macs, args.budget),
+        _given(parse_seconds, args.latency),
+        _given(parse_bytes, args.memory),
     )
     return Request(enlargement, limits, parse_subnet(args.subnet), args.precision, args.self_ensemble, _tile(args.tile))
 
@@ -65,6 +69,11 @@ def options_of(args: argparse.Namespace) -> FileOptions:
 def suffix_of(args: argparse.Namespace) -> str | None:
     """Of the results' names; None is the image's own."""
     return FORMATS[args.format.upper()].suffixes[0] if args.format else None
+
+
+def _given(parse: Callable[[str], T], text: str | None) -> T | None:
+    """An empty text is no value, and an error: a variable of a script that was not set."""
+    return None if text is None else parse(text)
 
 
 def _tile(text: str) -> Tile:

@@ -30,12 +30,14 @@ def profile_for(opened: OpenedModel, device: torch.device, precision: Precision,
         profile = DeviceProfile.load(given)
         if profile.model_digest != opened.digest:
             raise ValueError(f"{shown(given)} is the profile of another model; write one with anysr profile -o")
-        if precision not in profile.precisions:
-            raise ValueError(f"{shown(given)} was not measured in {precision}; see anysr profile --precision")
+        if not profile.knows(len(opened.model.subnets), precision):
+            raise ValueError(
+                f"{shown(given)} has subnets that were not measured in {precision}; see anysr profile --precision"
+            )
         return profile
     path = cached_profile(opened.digest, device)
-    known = _cached(path)
-    if known is not None and precision in known.precisions:
+    known = _cached(path, opened.digest)
+    if known is not None and known.knows(len(opened.model.subnets), precision):
         return known
     print(f"measuring {device_name(device)} once for this model, see anysr profile …", file=sys.stderr)
     return keep(measure(Upscaler(opened.model, device), opened.digest, (precision,), QUICK), path)
@@ -43,7 +45,7 @@ def profile_for(opened: OpenedModel, device: torch.device, precision: Precision,
 
 def keep(profile: DeviceProfile, path: Path) -> DeviceProfile:
     """Write to the cache, beside what it has of other precisions."""
-    known = _cached(path)
+    known = _cached(path, profile.model_digest)
     if known is not None:
         others = tuple(m for m in known.measurements if m.precision not in profile.precisions)
         profile = replace(profile, measurements=profile.measurements + others)
@@ -54,8 +56,10 @@ def keep(profile: DeviceProfile, path: Path) -> DeviceProfile:
     return profile
 
 
-def _cached(path: Path) -> DeviceProfile | None:
+def _cached(path: Path, model_digest: str) -> DeviceProfile | None:
+    """None as well for what is no profile of this model: it is measured anew."""
     try:
-        return DeviceProfile.load(path)
+        profile = DeviceProfile.load(path)
     except (OSError, ValueError):
         return None
+    return profile if profile.model_digest == model_digest else None

@@ -134,7 +134,7 @@ def _violations(plan: Plan, limits: Limits) -> list[str]:
     if limits.macs is not None and plan.macs > limits.macs:
         found.append(f"{show_macs(plan.macs)} multiply-adds (--budget {_least_macs(plan.macs)})")
     if limits.seconds is not None and plan.seconds is not None and plan.seconds > limits.seconds:
-        found.append(f"{show_seconds(plan.seconds)} (--latency {rounded_up(plan.seconds * 1e3):.0f}ms)")
+        found.append(f"{show_seconds(plan.seconds)} (--latency {rounded_up(plan.seconds * 1e3):.10g}ms)")
     return found
 
 

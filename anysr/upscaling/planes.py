@@ -45,14 +45,16 @@ class Plane:
 
 
 def planes_of(picture: Picture) -> list[Plane]:
-    """The planes of a picture; alpha that is the same everywhere is none."""
+    """The planes of a picture; alpha that is the same everywhere is none, and hides no colour from another."""
     colour, alpha = picture.colour, picture.alpha
+    if alpha is not None and _is_constant(alpha):
+        alpha = None
     if colour.shape[2] == 4:
         light = picture.peak - colour
         planes = [Plane(light[..., :3], alpha), Plane(light[..., 3:], alpha)]
     else:
         planes = [Plane(colour, alpha)]
-    if alpha is not None and not _is_constant(alpha):
+    if alpha is not None:
         planes.append(Plane(alpha[..., None]))
     return planes
 

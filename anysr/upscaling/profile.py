@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -81,6 +82,10 @@ class DeviceProfile:
         far = _FAR_MARGIN if pixels > _FAR * largest else 1.0
         return float(_terms(lr_size, size) @ coefficients) * margin * far
 
+    def knows(self, num_subnets: int, precision: Precision) -> bool:
+        """Whether each of so many subnets was measured in a precision."""
+        return set(range(num_subnets)) <= {m.subnet for m in self.measurements if m.precision == precision}
+
     @property
     def precisions(self) -> set[Precision]:
         """Those that were measured."""
@@ -118,7 +123,7 @@ class DeviceProfile:
 def _measurement(entry: dict[str, Any]) -> Measurement:
     (h, w), (height, width) = entry["lr_size"], entry["size"]
     seconds = tuple(float(s) for s in entry["seconds"])
-    if not seconds or min(seconds) <= 0:
+    if not seconds or not all(0 < s < math.inf for s in seconds):
         raise ValueError("a measurement without a time")
     return Measurement(int(entry["subnet"]), entry["precision"], (int(h), int(w)), (int(height), int(width)), seconds)
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 import anysr
 from anysr.cli import main, models
+from anysr.files import write_whole
 from anysr.imaging import FORMATS, read_image
 from anysr.upscaling import Enlargement, Request, Upscaler, enlarge_file
 from tests.enlarging import bilinear_network, encoded, save_network, smooth
@@ -128,7 +129,7 @@ def test_globs_and_formats(upscale, photo, tmp_path):
     assert files_below(tmp_path / "out") == {"1.jpg", "y/2.jpg"}
     code, _, err = upscale(f"{tmp_path}/none*.png", "--scale", 1, "-o", tmp_path / "out")
     assert code == 2
-    assert "nothing is called" in err
+    assert "no file is called" in err
 
 
 def test_one_bad_image_costs_no_other(upscale, photo, tmp_path):
@@ -173,22 +174,35 @@ def test_profiles(upscale, photo, tmp_path, model, capsys):
     assert (code, "--latency" in err) == (1, True)
     code, _, err = upscale(photo, "--scale", 2, "-o", out, "--device-profile", file, "--precision", "bf16")
     assert (code, "not measured in bf16" in err) == (2, True)
-    # In the cache it is found by itself.
+    # In the cache it is found by itself, and measured anew where it is not of every subnet.
     assert main(["profile", "--model", str(model), *sweep]) == 0
     capsys.readouterr()
     code, _, err = upscale(photo, "--scale", 2, "-o", out, "--latency", "5min")
     assert (code, "measuring" in err) == (0, False)
+    (cached,) = (Path(os.environ["ANYSR_CACHE"]) / "profiles").glob("*.json")
+    values = json.loads(cached.read_text())
+    values["measurements"] = values["measurements"][:1]
+    cached.write_text(json.dumps(values))
+    code, _, err = upscale(photo, "--scale", 2, "-o", out, "--latency", "5min")
+    assert (code, "measuring" in err) == (0, True)
+    assert main(["profile", "--model", str(model), *sweep, "-o", str(tmp_path)]) == 2
 
 
 def test_mistakes_are_told_in_one_line(upscale, photo, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "twin").mkdir()
     Image.open(photo).save(tmp_path / "twin/photo.png")
+    (tmp_path / "text").write_text("")
     out = tmp_path / "out.png"
     cases = [
         ((photo, "--scale", "0.5", "-o", out), 2, "at least 1"),
         ((photo, "--size", "10x10", "-o", out), 1, "smaller than the image"),
         ((photo, "--scale", "2", "-o", photo), 2, "would replace"),
+        ((f"{photo.parent}/*.png", "--scale", "2", "-o", photo.parent), 2, "lies in the output folder"),
+        ((photo, "--scale", "2", "-o", tmp_path / "o.bmp"), 2, "must end in one of"),
+        ((photo, "--scale", "2", "-o", out, "--format", "webp"), 2, "--format writes *.webp"),
+        ((photo, "--scale", "2", "-o", tmp_path / "text"), 2, "is there and no folder"),
+        ((photo, "--scale", "2", "-o", out, "--budget", ""), 2, "got ''"),
         ((tmp_path / "none.png", "--scale", "2", "-o", out), 2, "no file or folder"),
         ((tmp_path / "empty", "--scale", "2", "-o", tmp_path / "o"), 2, "holds no image"),
         ((photo, tmp_path / "twin", "--scale", "2", "-o", tmp_path / "o"), 2, "would both become"),
@@ -315,3 +329,28 @@ def test_compare(photo, model, tmp_path, capsys):
         assert main(["compare", "nearest", "bicubic", "--image", str(photo), *wrong, "-o", str(sheet)]) == 2
     assert main(["compare", "nearest", "bicubic", "-o", str(sheet)]) == 2
     assert "Traceback" not in capsys.readouterr().err
+    before, text = photo.read_bytes(), tmp_path / "text"
+    text.write_text("no image")
+    for wrong, reason in (
+        (["--image", photo, "-o", photo], "would replace"),
+        (["--image", photo, "--scale", "1e9", "-o", sheet], "megapixels"),
+        (["--image", photo, "--hr", photo, "-o", sheet], "times --scale"),
+        (["--image", text, "-o", sheet], f"{text}: not an image"),
+    ):
+        assert main(["compare", "nearest", "bicubic", *map(str, wrong)]) == 2
+        assert reason in capsys.readouterr().err
+    assert photo.read_bytes() == before
+    assert main(["compare", "nearest", "bicubic", "--image", str(photo), "-o", str(tmp_path / "new/sheet.png")]) == 0
+
+
+def test_closed_outputs_cost_nothing(photo, tmp_path, model):
+    arguments = ["upscale", str(photo), "--model", str(model), "--scale", "2", "-o", str(tmp_path / "o.png")]
+    script = f"import sys; sys.stdout = sys.stderr = None; from anysr.cli import main; sys.exit(main({arguments!r}))"
+    assert subprocess.run([sys.executable, "-c", script], timeout=300).returncode == 0
+    assert (tmp_path / "o.png").exists()
+
+
+def test_a_file_that_cannot_be_written_is_called_by_its_name(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        write_whole(tmp_path / "none/o.png", b"")
+    assert error.value.filename == str(tmp_path / "none/o.png")
