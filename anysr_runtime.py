@@ -150,15 +150,19 @@ class Upscaler:
         if scale is None and size is None:
             raise ValueError("give scale=2.37, scale=(s_h, s_w), size=(H, W), or both; got neither")
         if scale is not None:
-            pair = (float(scale[0]), float(scale[1])) if isinstance(scale, Sequence) else (float(scale),) * 2
+            pair = _two(scale if np.ndim(scale) else (scale, scale), "scale must be a number or (s_h, s_w)")
         else:
-            assert size is not None
-            pair = (size[0] / height, size[1] / width)
+            pair = None
+        sides = None if size is None else _two(size, "size must be (H, W)")
+        if pair is None:
+            assert sides is not None
+            pair = (sides[0] / height, sides[1] / width)
         if not all(math.isfinite(s) and s >= 1 for s in pair):
             raise ValueError(f"scale must be finite and at least 1, got {pair}; to shrink an image use a resampler")
-        grid = (round(height * pair[0]), round(width * pair[1])) if size is None else (int(size[0]), int(size[1]))
-        if min(grid) < 1:
+        if sides is not None and not all(side >= 1 and side.is_integer() for side in sides):
             raise ValueError(f"size must be (H, W), two whole numbers of at least 1, got {size!r}")
+        wanted = (height * pair[0], width * pair[1]) if sides is None else sides
+        grid = (round(wanted[0]), round(wanted[1]))
         factor = self.subnets[0].about["factor"]
         if factor is not None and grid != (height * factor, width * factor):
             raise ValueError(f"this network enlarges x{factor} only, got scale={scale!r}, size={size!r}")
@@ -176,6 +180,8 @@ class Upscaler:
 
     def _read(self, path: Path) -> tuple[Subnet, ...]:
         if path.is_dir():
+            if not (path / "manifest.json").is_file():
+                raise FileNotFoundError(f"no manifest.json in {path}: export every subnet into it, or name one file")
             described = [(path / s["file"], s) for s in _parsed((path / "manifest.json").read_text(), path)["subnets"]]
         else:
             if not path.is_file():
@@ -183,6 +189,14 @@ class Upscaler:
             about = self._session(path).get_modelmeta().custom_metadata_map.get("anysr", "{}")
             described = [(path, _parsed(about, path))]
         return tuple(Subnet(s["subnet"], (s["scales"][0], s["scales"][1]), file, s) for file, s in described)
+
+
+def _two(values: Any, form: str) -> tuple[float, float]:
+    try:
+        first, second = (float(value) for value in values)
+    except (TypeError, ValueError):
+        raise ValueError(f"{form}, got {values!r}") from None
+    return first, second
 
 
 def _parsed(text: str, path: Path) -> dict[str, Any]:

@@ -149,6 +149,7 @@ def test_types_of_images(exported):
     assert upscaler.enlarge(colour, 2).dtype == np.uint16
     assert upscaler.enlarge(colour[..., 0], 2).shape == (16, 18)
     assert upscaler.enlarge(colour[..., :1], 2).shape == (16, 18, 1)
+    assert np.array_equal(upscaler.enlarge(colour, np.array([2, 3])), upscaler.enlarge(colour, size=(16, 27)))
     assert upscaler.enlarge((colour / 65535).astype(np.float64), 2).dtype == np.float64
 
 
@@ -158,6 +159,10 @@ def test_types_of_images(exported):
         ({"scale": 0.5}, "at least 1"),
         ({"scale": float("nan")}, "finite"),
         ({}, "got neither"),
+        ({"scale": (2, 3, 4)}, "scale must be a number or"),
+        ({"scale": "much"}, "scale must be a number or"),
+        ({"size": (9,)}, r"size must be \(H, W\)"),
+        ({"size": (9.5, 12)}, "whole numbers"),
         ({"scale": 2, "subnet": 7}, "one of 0, 1"),
         ({"scale": 2, "image": np.zeros((4, 4, 4), np.uint8)}, "alpha"),
         ({"scale": 2, "image": np.zeros((4, 4, 3), np.int32)}, "uint8"),
@@ -176,6 +181,8 @@ def test_the_runtime_refuses_other_files(tmp_path):
     (tmp_path / "x.onnx").write_bytes(b"junk")
     with pytest.raises(ValueError, match="cannot load"):
         Upscaler(tmp_path / "x.onnx")
+    with pytest.raises(FileNotFoundError, match=r"no manifest\.json"):
+        Upscaler(tmp_path.parent)
     with pytest.raises(FileNotFoundError, match="no file"):
         Upscaler(tmp_path / "absent")
 
