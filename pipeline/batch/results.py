@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from anysr.cli import shown
 from anysr.cli.results import ResultFolder
+from pipeline.errors import UserError
 from pipeline.storage import s3
 from pipeline.storage.places import Place, S3Uri
 
@@ -34,8 +36,11 @@ class Results:
             probe = self._out / f".anysr-probe-{os.getpid()}"
             s3.write(probe, b"x")
             s3.delete(probe)
-        else:
+            return
+        try:
             self._out.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise UserError(f"-o {shown(self._out)} is there and no folder; name a folder") from None
 
     def has(self, target: Place, mark: str) -> bool:
         """Whether the complete result with this mark is there, as it was written."""

@@ -182,3 +182,7 @@ def test_mistakes_are_told_in_one_line(photos, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["jobs/upscale.py", str(photos), "-o", str(photos), "--scale", "2"])
     assert run_command(jobs.upscale.main) == 2
     assert "would replace" in capsys.readouterr().err
+    file = photos / "a.png"
+    monkeypatch.setattr(sys, "argv", ["jobs/upscale.py", str(photos), "-o", str(file), "--scale", "2"])
+    assert run_command(jobs.upscale.main) == 2
+    assert "is there and no folder" in capsys.readouterr().err
