@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -37,6 +39,7 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
         # resources of a run whose driver was stopped, look for a cluster and give up where the host has several.
         path = os.pathsep.join(filter(None, [str(_ROOT), os.getenv("PYTHONPATH")]))
         environment = {"env_vars": {"PYTHONPATH": path, "RAY_ADDRESS": address}}
+        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address, log_to_driver=False, logging_level="warning", runtime_env=environment)
         except (ConnectionError, RuntimeError, ValueError) as error:
@@ -45,4 +48,6 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
                 "have one started here"
             ) from None
         stack.callback(ray.shutdown)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own aborts the process, and leaves its cluster behind
         yield
