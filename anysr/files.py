@@ -9,6 +9,14 @@ from pathlib import Path
 PARTIAL_PREFIX = ".anysr-"
 
 
+def is_same_file(a: Path, b: Path) -> bool:
+    """Whether both are there and the same file, by whatever names."""
+    try:
+        return a.samefile(b)
+    except OSError:
+        return False
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file in one piece: a reader, or a crash, sees the old content or the new.
 

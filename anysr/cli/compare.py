@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from anysr.cli import shown
 from anysr.cli.models import open_device, open_model, parse_subnet
+from anysr.files import is_same_file
 from anysr.geometry import Target, resolve_target
 from anysr.imaging import MAX_MEGAPIXELS, ImageError, Picture, format_of, read_image, write_image
 from anysr.imaging.picture import Pixels, check_pixels
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_out(args: argparse.Namespace) -> None:
     format_of(args.out)
     for path in (args.image, args.hr):
-        if path is not None and args.out.exists() and path.exists() and path.samefile(args.out):
+        if path is not None and is_same_file(path, args.out):
             raise ValueError(f"{shown(args.out)} would replace the image that is compared; choose another -o")
 
 

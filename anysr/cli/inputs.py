@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from anysr.cli import shown
+from anysr.files import is_same_file
 from anysr.imaging.write import FORMATS, format_of
 
 _SUFFIXES = {suffix for spec in FORMATS.values() for suffix in spec.suffixes}
@@ -53,7 +54,7 @@ def collect_jobs(inputs: Sequence[str], out: Path, suffix: str | None) -> list[J
         for source, relative in _expand(text, out):
             target = out / relative.with_name(result_name(relative, suffix))
             other = found.setdefault(target, source)
-            if other != source and not _same(other, source):
+            if other != source and not is_same_file(other, source):
                 raise ValueError(
                     f"{shown(other)} and {shown(source)} would both become {shown(target)}; enlarge them into "
                     "folders of their own"
@@ -153,12 +154,5 @@ def result_name(source: PurePath, suffix: str | None) -> str:
 
 
 def _check_keeps_source(job: Job) -> None:
-    if _same(job.source, job.target):
+    if is_same_file(job.source, job.target):
         raise ValueError(f"{shown(job.target)} would replace the image it is made from; choose another -o")
-
-
-def _same(a: Path, b: Path) -> bool:
-    try:
-        return a.samefile(b)
-    except OSError:
-        return False

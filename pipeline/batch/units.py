@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from anysr.cli import shown
 from anysr.cli.inputs import images_below, is_image_name, result_name
 from anysr.cli.results import stamp_of
+from anysr.files import is_same_file
 from pipeline.errors import UserError
 from pipeline.storage import s3
 from pipeline.storage.places import Place, S3Uri
@@ -103,7 +104,4 @@ def _fault(name: str, out: Place) -> str | None:
 def _is_same_file(unit: Unit) -> bool:
     if isinstance(unit.source, S3Uri) or isinstance(unit.target, S3Uri):
         return False
-    try:
-        return unit.source.samefile(unit.target)
-    except OSError:
-        return False
+    return is_same_file(unit.source, unit.target)
