@@ -16,7 +16,6 @@ from pathlib import Path
 from anysr.cli.models import OpenedModel, open_model
 from pipeline.errors import UserError, one_line
 from pipeline.on_ray.connect import connected
-from pipeline.on_ray.submit import exit_on_signals
 from pipeline.serving.access import sha256
 from pipeline.serving.endpoint import PATH
 from pipeline.serving.limits import ServiceLimits
@@ -100,7 +99,6 @@ def serve_until_stopped(options: Options) -> None:
             resources = {"num_cpus": cpus, "num_gpus": 1.0 if options.use_gpu else 0.0}
             environment = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", **folder}
             deploy(settings, _portable(options.model, opened), options.device, resources, environment)
-            exit_on_signals()  # Ray has put its own handlers over them, which leave things behind
             print(_where(options, port, token is not None), flush=True)
             while True:
                 signal.pause()
