@@ -149,12 +149,10 @@ class Upscaler:
         height, width = image.shape[:2]
         if scale is None and size is None:
             raise ValueError("give scale=2.37, scale=(s_h, s_w), size=(H, W), or both; got neither")
+        sides = None if size is None else _two(size, "size must be (H, W)")
         if scale is not None:
             pair = _two(scale if np.ndim(scale) else (scale, scale), "scale must be a number or (s_h, s_w)")
         else:
-            pair = None
-        sides = None if size is None else _two(size, "size must be (H, W)")
-        if pair is None:
             assert sides is not None
             pair = (sides[0] / height, sides[1] / width)
         if not all(math.isfinite(s) and s >= 1 for s in pair):

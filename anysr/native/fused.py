@@ -111,7 +111,7 @@ class _ConvCall(Structure):
 class _GradientCall(Structure):
     _fields_ = [
         *((name, c_void_p) for name in ("x", "grad", "weight", "bias")),
-        *((name, c_int32) for name in ("batch", "height", "width", "in", "out", "taps", "chunks", "threads")),
+        *((name, c_int32) for name in ("batch", "height", "width", "in", "out", "taps", "threads")),
     ]
 
 
@@ -222,7 +222,7 @@ def weight_gradient(x_BhwC: Tensor, grad_BhwN: Tensor, taps: int, parts: int) ->
     weight = torch.zeros(threads, taps, padded(num_in), padded(num_out))
     bias = torch.zeros(threads, padded(num_out))
     pointers = (t.data_ptr() for t in (x_BhwC, grad_BhwN, weight, bias))
-    _run("anysr_weight_gradient", _GradientCall(*pointers, *shape, num_out, taps, threads, threads), parts)
+    _run("anysr_weight_gradient", _GradientCall(*pointers, *shape, num_out, taps, threads), parts)
     return weight.sum(0)[:, :num_in, :num_out].permute(2, 1, 0), bias.sum(0)[:num_out]
 
 

@@ -39,6 +39,8 @@ constexpr int kRows = 128;   // rows of a block
 constexpr int kPair = 32;    // rows and columns multiplied at a time; also the depth of a tile
 constexpr int kCorners = 4;  // neighbours of a query
 
+inline int padded(int n) { return (n + kPair - 1) / kPair * kPair; }
+
 inline Vec load(const float* at) { return _mm512_loadu_ps(at); }
 inline Vec load(const Bf16* at) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)at)), 16));
@@ -416,7 +418,7 @@ template <int parts>
 struct SrnoWorker {
   static constexpr int kHead = kLanes;  // a head is a vector
   const SrnoCall& call;
-  const int width = call.width, heads = width / kHead, channels = (width + kPair - 1) / kPair * kPair;
+  const int width = call.width, heads = width / kHead, channels = padded(width);
   Rows<parts> rows{kRows, channels}, next{kRows, channels};
   Buffer<float> states{(size_t)kRows * channels}, wide{(size_t)kRows * 2 * channels};
   float inside[kRows];
@@ -628,13 +630,13 @@ struct ConvWorker {
 
 extern "C" struct GradientCall {  // of a same-padded convolution's weights, or with one tap of a linear layer's
   const void *x, *grad;  // (batch, height, width, in) and (…, out), float32 or bfloat16
-  float *weight, *bias;  // (chunks, taps, rows, cols) and (chunks, cols) to add to; in and out padded to whole pairs
-  int32_t batch, height, width, in, out, taps, chunks, threads;
+  float *weight, *bias;  // (threads, taps, rows, cols) and (threads, cols) to add to; in and out padded to whole pairs
+  int32_t batch, height, width, in, out, taps, threads;
 };
 
 namespace {
 
-// A chunk is so many bands of rows of the images. Pixels become the depth of a product: the rows of x are turned into
+// A chunk, one a thread, is so many bands of rows of the images. Pixels become the depth of a product: the rows of x are turned into
 // its columns, and those of the gradient are laid out as weights are.
 template <int parts>
 struct GradientWorker {
@@ -650,12 +652,11 @@ struct GradientWorker {
 
   explicit GradientWorker(const GradientCall& call) : call(call) {}
 
-  static int padded(int n) { return (n + kPair - 1) / kPair * kPair; }
-  int count() const { return call.chunks; }
+  int count() const { return call.threads; }
 
   void block(int chunk) {
     const int total = call.batch * bands;
-    for (int i = total * chunk / call.chunks; i < total * (chunk + 1) / call.chunks; ++i)
+    for (int i = total * chunk / call.threads; i < total * (chunk + 1) / call.threads; ++i)
       add(i / bands, i % bands * band, call.weight + (size_t)chunk * call.taps * rows * cols, call.bias + (size_t)chunk * cols);
   }
 
