@@ -15,7 +15,7 @@ from anysr.config import ModelConfig, SubnetConfig
 from anysr.decoders import DECODERS, Decoder, Ecbsr
 from anysr.decoders.grid import Rows, assemble
 from anysr.encoders import ENCODERS, Encoder
-from anysr.encoders.tiles import Tile, TileChoice, resolve_tile
+from anysr.encoders.tiles import Progress, Tile, TileChoice, resolve_tile
 from anysr.fast_linear import inference_dtype
 from anysr.geometry import GridQueries, Pair, PointQueries, Queries, resolve_target
 from anysr.slimmable import copy_prefixes
@@ -97,7 +97,7 @@ class AnySR(nn.Module):
         grid = GridQueries(target.size, target.scale)
         queries: Queries = grid if coord is None else PointQueries(coord, grid.cell, target.scale)
         image = recolour(lr, self.config.colour.to_network, dim=1)
-        feat = self._encode(image, target.scale, chosen, tile)
+        feat = self._encode(image, target.scale, chosen, tile, _untold)
         rgb: Tensor = self.decoder(feat, image, queries, chosen.decoder_channels)
         return recolour(rgb, self.config.colour.to_rgb, dim=1 if coord is None else 2)
 
@@ -110,10 +110,14 @@ class AnySR(nn.Module):
         *,
         subnet: SubnetChoice = "auto",
         tile: TileChoice = "auto",
+        progress: Progress | None = None,
     ) -> Iterator[Rows]:
         """Enlarge a batch without ever holding the whole answer: for images larger than memory likes.
 
         Arguments as for :meth:`forward`; no gradients.
+
+        Args:
+            progress: told which share of an image's encoding is done, where that goes in windows.
 
         Yields:
             :class:`Rows`, each some rows of one image's answer, from top to bottom within an image.
@@ -131,7 +135,7 @@ class AnySR(nn.Module):
         for first, batch in enumerate(batches):
             image = recolour(batch, colour.to_network, dim=1)
             with torch.autocast(lr.device.type, enabled=False):
-                feat = same._encode(image, target.scale, chosen, tile)
+                feat = same._encode(image, target.scale, chosen, tile, progress or _untold)
             for rows in same.decoder.rows(feat, image, queries, chosen.decoder_channels):
                 yield Rows(first + rows.image, rows.top, recolour(rows.rgb, colour.to_rgb, dim=0))
 
@@ -142,7 +146,9 @@ class AnySR(nn.Module):
         under_autocast = not torch.is_grad_enabled() and torch.is_autocast_enabled(weight.device.type)
         return copy.deepcopy(self).to(dtype) if dtype != weight.dtype or under_autocast else self
 
-    def _encode(self, image_B3hw: Tensor, scale: Pair, subnet: Subnet, choice: TileChoice) -> Tensor:
+    def _encode(
+        self, image_B3hw: Tensor, scale: Pair, subnet: Subnet, choice: TileChoice, progress: Progress
+    ) -> Tensor:
         """Features of images in the network's colour range."""
         rows = self.config.colour.to_encoder
         given = image_B3hw if rows is None else recolour(image_B3hw, rows, dim=1)
@@ -151,7 +157,8 @@ class AnySR(nn.Module):
         if tile is None:
             features: Tensor = self.encoder(given, scale, subnet.encoder_channels)
             return features
-        images = [self.encoder.in_tiles(one, scale, subnet.encoder_channels, tile) for one in given.split(1)]
+        width = subnet.encoder_channels
+        images = [self.encoder.in_tiles(one, scale, width, tile, progress) for one in given.split(1)]
         return images[0] if len(images) == 1 else torch.cat(images)
 
     def _tile(self, lr: Tensor, subnet: Subnet, choice: TileChoice) -> Tile | None:
@@ -215,6 +222,10 @@ def build(config: ModelConfig | Mapping[str, Any] | str, **overrides: Any) -> An
     if overrides:
         raise ValueError(f"overrides change a named network; put {', '.join(overrides)} into the configuration itself")
     return AnySR(config if isinstance(config, ModelConfig) else ModelConfig.from_dict(config))
+
+
+def _untold(share: float) -> None:
+    """Nobody asked for progress."""
 
 
 def _check_images(lr: Tensor) -> tuple[int, int]:

@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _kind(output: Path, given: str | None) -> tuple[Format, bool]:
     """The format, and whether ``output`` is a file."""
-    ending = output.suffix.removeprefix(".")
+    ending = output.suffix.removeprefix(".").lower()
     if ending not in _FORMATS or output.is_dir():
         if output.is_file():
             raise ValueError(f"{shown(output)} is a file; name a folder, or a file ending in .{', .'.join(_FORMATS)}")

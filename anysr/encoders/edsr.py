@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anysr.encoders.adaption import ScaleAdaption, make_adaptions
-from anysr.encoders.tiles import Tile, new_map, sweep
+from anysr.encoders.tiles import Progress, Tile, new_map, sweep
 from anysr.fast_conv import fast_conv3x3
 from anysr.geometry import Pair
 from anysr.interweave import Interweave, InterweaveConfig, gated_conv3x3, gated_weights
@@ -109,7 +109,7 @@ class Edsr(nn.Module):
         weight, bias = prefix(self.tail, deep.shape[1], None)
         return fast_conv3x3(deep, weight, bias, skip=shallow)
 
-    def in_tiles(self, image_13hw: Tensor, scale: Pair, width: int, tile: Tile) -> Tensor:
+    def in_tiles(self, image_13hw: Tensor, scale: Pair, width: int, tile: Tile, progress: Progress) -> Tensor:
         """The features of one image, computed in windows of ``tile`` pixels; see ``encoders/tiles.py``."""
         deep = new_map(self.out_channels, image_13hw)
         sweep(image_13hw, lambda image, _: self.head(image), tile, halo=1, out=[deep])
@@ -117,6 +117,7 @@ class Edsr(nn.Module):
             block.in_tiles(deep, scale, width, tile)
             if self.config.adapt_every and i % self.config.adapt_every == 0:
                 self.adaptions[i // self.config.adapt_every - 1].in_tiles(deep, scale, tile)
+            progress(i / len(self.blocks))
         sweep(deep, lambda x, at: self.head(at.of(image_13hw)) + self.tail(x), tile, halo=1)
         return deep
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from anysr.encoders.adaption import ScaleAdaption, make_adaptions
-from anysr.encoders.tiles import Tile, new_map, sweep
+from anysr.encoders.tiles import Progress, Tile, new_map, sweep
 from anysr.fast_conv import fast_conv3x3
 from anysr.geometry import Pair
 from anysr.interweave import Interweave, InterweaveConfig, gated_conv3x3, gated_weights
@@ -157,7 +157,7 @@ class Rcan(nn.Module):
                 deep = self.adaptions[i // self.config.adapt_every - 1](deep, scale)
         return shallow + self.tail(deep)
 
-    def in_tiles(self, image_13hw: Tensor, scale: Pair, width: int, tile: Tile) -> Tensor:
+    def in_tiles(self, image_13hw: Tensor, scale: Pair, width: int, tile: Tile, progress: Progress) -> Tensor:
         """The features of one image, computed in windows of ``tile`` pixels; see ``encoders/tiles.py``."""
         deep, *spare = (new_map(self.out_channels, image_13hw) for _ in range(3))
         sweep(image_13hw, lambda image, _: self.head(image), tile, halo=1, out=[deep])
@@ -165,6 +165,7 @@ class Rcan(nn.Module):
             group.in_tiles(deep, (spare[0], spare[1]), scale, width, tile)
             if self.config.adapt_every and i % self.config.adapt_every == 0:
                 self.adaptions[i // self.config.adapt_every - 1].in_tiles(deep, scale, tile)
+            progress(i / len(self.groups))
         sweep(deep, lambda x, at: self.head(at.of(image_13hw)) + self.tail(x), tile, halo=1)
         return deep
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.encoders.adaption import ScaleAdaption, make_adaptions
-from anysr.encoders.tiles import Tile, Window, new_map, sweep
+from anysr.encoders.tiles import Progress, Tile, Window, new_map, sweep
 from anysr.fast_conv import fast_conv3x3
 from anysr.geometry import Pair
 from anysr.interweave import Interweave, InterweaveConfig, one_by_one
@@ -198,7 +198,7 @@ class Rdn(nn.Module):
             fused = fused + F.conv2d(deep, weights[i - 1], bias if i == 1 else None)
         return shallow + self.tail(fused)
 
-    def in_tiles(self, image_13hw: Tensor, scale: Pair, width: int, tile: Tile) -> Tensor:
+    def in_tiles(self, image_13hw: Tensor, scale: Pair, width: int, tile: Tile, progress: Progress) -> Tensor:
         """The features of one image, computed in windows of ``tile`` pixels; see ``encoders/tiles.py``."""
         deep, fused = (new_map(self.out_channels, image_13hw) for _ in range(2))
         sweep(image_13hw, lambda image, _: self.head2(self.head(image)), tile, halo=2, out=[deep])
@@ -210,6 +210,7 @@ class Rdn(nn.Module):
             if self.config.adapt_every and i % self.config.adapt_every == 0:
                 self.adaptions[i // self.config.adapt_every - 1].in_tiles(deep, scale, tile)
             self._accumulate(fused, deep, weight, tile)
+            progress(i / len(self.blocks))
         sweep(fused, lambda x, at: self.head(at.of(image_13hw)) + self.tail(x), tile, halo=1)
         return fused
 

@@ -44,6 +44,7 @@ class Window:
 
 
 Network = Callable[[Tensor, Window], Tensor]
+Progress = Callable[[float], None]  # told which share is done
 
 
 def new_map(channels: int, like_13hw: Tensor) -> Tensor:

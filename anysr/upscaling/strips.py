@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from anysr.decoders.grid import Rows, assemble
-from anysr.encoders.tiles import TileChoice
+from anysr.encoders.tiles import Progress, TileChoice
 from anysr.geometry import Target
 from anysr.model import AnySR
 
@@ -20,24 +20,35 @@ class NotFiniteError(ArithmeticError):
 
 
 def answer_strips(
-    model: AnySR, lr_13hw: Tensor, target: Target, subnet: int, tile: TileChoice, *, ensemble: bool
+    model: AnySR,
+    lr_13hw: Tensor,
+    target: Target,
+    subnet: int,
+    tile: TileChoice,
+    *,
+    ensemble: bool,
+    progress: Progress | None = None,
 ) -> Iterator[Rows]:
     """Rows of the enlargement in [0, 1], float32, not clamped.
+
+    ``progress`` is told which share is done of what comes before the first row.
 
     Raises:
         NotFiniteError: when the strip that is not finite is reached.
     """
     if ensemble:
-        strips = _ensemble(model, lr_13hw, target, subnet, tile)
+        strips = _ensemble(model, lr_13hw, target, subnet, tile, progress)
     else:
-        strips = model.strips(lr_13hw, target.scale, target.size, subnet=subnet, tile=tile)
+        strips = model.strips(lr_13hw, target.scale, target.size, subnet=subnet, tile=tile, progress=progress)
     for rows in strips:
         if not bool(torch.isfinite(rows.rgb).all()):
             raise NotFiniteError
         yield rows
 
 
-def _ensemble(model: AnySR, lr: Tensor, target: Target, subnet: int, tile: TileChoice) -> Iterator[Rows]:
+def _ensemble(
+    model: AnySR, lr: Tensor, target: Target, subnet: int, tile: TileChoice, progress: Progress | None
+) -> Iterator[Rows]:
     """The mean over the square's eight symmetries (EDSR, section 3.4: "geometric self-ensemble")."""
     total = torch.zeros(3, *target.size, device=lr.device)
     for number in range(NUM_SYMMETRIES):
@@ -46,6 +57,8 @@ def _ensemble(model: AnySR, lr: Tensor, target: Target, subnet: int, tile: TileC
             size, scale = (size[1], size[0]), (scale[1], scale[0])
         pieces = model.strips(turned, scale, size, subnet=subnet, tile=tile)
         total += _turn_back(assemble(pieces, 1, size, lr.device), number)[0]
+        if progress is not None:
+            progress((number + 1) / NUM_SYMMETRIES)
     yield Rows(0, 0, total / NUM_SYMMETRIES)
 
 

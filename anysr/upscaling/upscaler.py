@@ -121,14 +121,16 @@ class Upscaler:
         height, width = plan.target.size
         out = np.empty((height, width, plane.values.shape[2]), plane.values.dtype)
         lr, model = plane.to_tensor(self.device), self._in_precision(request.precision)
-        # The first strip comes when all is encoded.
-        encoded = model.encoder.macs(plan.lr_size, plan.subnet.encoder_channels) * plan.passes / plan.executed_macs
-        for rows in answer_strips(
-            model, lr, plan.target, plan.subnet.index, request.tile, ensemble=request.self_ensemble
-        ):
+        before = 1.0 if request.self_ensemble else _encoders_share(model, plan)
+
+        def tell(done: float) -> None:
+            share.tell(before * done)
+
+        subnet, ensemble = plan.subnet.index, request.self_ensemble
+        for rows in answer_strips(model, lr, plan.target, subnet, request.tile, ensemble=ensemble, progress=tell):
             bottom = rows.top + rows.rgb.shape[1]
             out[rows.top : bottom] = plane.to_pixels(rows.rgb)
-            share.tell(encoded + (1 - encoded) * bottom / height)
+            share.tell(before + (1 - before) * bottom / height)
         return out
 
     def _warm_up(self, plan: Plan, request: Request) -> None:
@@ -155,6 +157,11 @@ class _Share:
     def tell(self, done: float) -> None:
         if self.progress is not None:
             self.progress((self.index + done) / self.count)
+
+
+def _encoders_share(model: AnySR, plan: Plan) -> float:
+    """Of the work; the first strip comes when all is encoded."""
+    return model.encoder.macs(plan.lr_size, plan.subnet.encoder_channels) * plan.passes / plan.executed_macs
 
 
 def _settled(request: Request, picture: Picture) -> Request:

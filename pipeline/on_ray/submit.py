@@ -45,7 +45,7 @@ def follow_job(
         python: the interpreter on the cluster.
         arguments: passed to the script.
         environment: what the client needs beside this process's own variables to reach a cluster
-            that ends with this process; empty for a remote one, where an unfollowed job is stopped.
+            that ends with this process; empty for any other.
         script: path below the repository's root.
     """
     with tempfile.TemporaryDirectory(prefix="anysr-job-") as stage:
@@ -57,7 +57,7 @@ def follow_job(
                 shutil.copyfile(file, Path(stage) / name)
                 arguments = [option, name, *arguments]
         entrypoint = [python, script, *arguments]
-        return _follow(stage, entrypoint, {**_authentication(), **os.environ, **environment}, stop=not environment)
+        return _follow(stage, entrypoint, {**_authentication(), **os.environ, **environment}, own=bool(environment))
 
 
 def jobs_address() -> str | None:
@@ -96,11 +96,11 @@ def _authentication() -> dict[str, str]:
     return {"RAY_AUTH_MODE": "token"} if has_token else {}
 
 
-def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, str], stop: bool) -> int:
+def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, str], own: bool) -> int:
     job = f"anysr-{secrets.token_hex(4)}"
     forwarded = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
     if urlsplit(forwarded.get("MLFLOW_TRACKING_URI", "")).password:
-        if stop:
+        if not own:
             raise UserError(
                 "MLFLOW_TRACKING_URI holds a password, and Ray would write it down with the job; set it on the "
                 "cluster's nodes, and here without the password"
@@ -116,7 +116,8 @@ def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, st
         finished = True
         return code
     finally:
-        if not finished and stop:
+        if not finished:
+            print("stopping the job, which saves first; once more to end at once …", file=sys.stderr, flush=True)
             subprocess.run([*_ray("stop"), job], env=client, check=False, capture_output=True, timeout=90)
 
 

@@ -219,15 +219,29 @@ def test_bf16_is_near_and_16_bit_pictures_refuse_it(random_upscaler):
     assert deep.picture.notes == ("16 bits need fp32",)
 
 
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_progress_is_told_while_encoding(random_upscaler, ensemble):
+    told: list[float] = []
+    random_upscaler.enlarge(
+        Picture(smooth(16, 18, 3, 255)), replace(TWICE, tile=8, self_ensemble=ensemble), told.append
+    )
+    assert told == sorted(told) and told[-1] == 1
+    if ensemble:
+        assert told == [number / 8 for number in range(1, 9)] + [1]
+    else:
+        encoder = random_upscaler.model.config.encoder
+        assert len(told) > encoder.num_blocks and 0 < told[0] < 1 / encoder.num_blocks + 1e-9
+
+
 def failing(monkeypatch, largest_tile: int, error: Exception) -> list[object]:
     """Let the network run out of memory but in tiles of at most so many pixels."""
     asked, answer = [], upscaler_module.answer_strips
 
-    def strips(model, lr, target, subnet, tile, *, ensemble):
+    def strips(model, lr, target, subnet, tile, **options):
         asked.append(tile)
         if not isinstance(tile, int) or tile > largest_tile:
             raise error
-        return answer(model, lr, target, subnet, tile, ensemble=ensemble)
+        return answer(model, lr, target, subnet, tile, **options)
 
     monkeypatch.setattr(upscaler_module, "answer_strips", strips)
     return asked
