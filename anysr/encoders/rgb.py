@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from anysr.encoders.tiles import Tile
+from anysr.encoders.tiles import Progress, Tile
 from anysr.geometry import Pair
 from anysr.interweave import InterweaveConfig
 
@@ -45,7 +45,7 @@ class Rgb(nn.Module):
         """The image in the network's colour range, (B, 3, h, w)."""
         return image_B3HW
 
-    def in_tiles(self, image_13hw: Tensor, scale: Pair, width: int, tile: Tile) -> Tensor:
+    def in_tiles(self, image_13hw: Tensor, scale: Pair, width: int, tile: Tile, progress: Progress) -> Tensor:
         """The image."""
         return image_13hw
 
