@@ -91,6 +91,7 @@ class LocalCluster:
         command += [f"--{name}={port}" for name, port in named.items()]
         command += [f"--worker-port-list={','.join(map(str, ports))}"]
         command += [f"--object-store-memory={self._object_store_bytes}", "--disable-usage-stats"]
+        command += ["--include-log-monitor=false"]  # no driver here asks for its workers' logs
         if self._num_cpus is not None:
             command.append(f"--num-cpus={self._num_cpus}")
         log_path = Path(temporary) / "start.log"

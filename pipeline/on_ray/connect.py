@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 from pipeline.errors import UserError, one_line
 from pipeline.on_ray.cluster import LocalCluster
@@ -39,15 +40,22 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
         # resources of a run whose driver was stopped, look for a cluster and give up where the host has several.
         path = os.pathsep.join(filter(None, [str(_ROOT), os.getenv("PYTHONPATH")]))
         environment = {"env_vars": {"PYTHONPATH": path, "RAY_ADDRESS": address}}
-        on_sigterm = signal.getsignal(signal.SIGTERM)
         try:
-            ray.init(address, log_to_driver=False, logging_level="warning", runtime_env=environment)
+            init_ray(address, runtime_env=environment)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"no Ray cluster answers at {address} ({one_line(error)[:200]}); correct RAY_ADDRESS, or unset it to "
                 "have one started here"
             ) from None
         stack.callback(ray.shutdown)
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own aborts the process, and leaves its cluster behind
         yield
+
+
+def init_ray(address: str | None = None, **options: Any) -> None:
+    """``ray.init`` that leaves SIGTERM to the command: Ray's handler aborts it, and leaves its cluster behind."""
+    import ray
+
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    ray.init(address, log_to_driver=False, logging_level="warning", **options)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)

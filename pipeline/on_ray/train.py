@@ -23,6 +23,7 @@ from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
 from pipeline.config import TrainingConfig, parse_config
 from pipeline.errors import FatalError, UserError, one_line
+from pipeline.on_ray.connect import init_ray
 from pipeline.on_ray.context import RayContext
 from pipeline.on_ray.progress import shown_progress
 from pipeline.on_ray.s3_filesystem import s3_filesystem
@@ -54,7 +55,7 @@ def fit_on_ray(config: TrainingConfig, sink: SinkSpec, callbacks: Sequence[UserC
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.ray.start_timeout_s)
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level="warning")
+        init_ray()
     check_resources(config)
     with shown_progress(config.train.steps) as mailbox:
         trainer = TorchTrainer(

@@ -28,6 +28,7 @@ from ray.tune.search import Searcher
 
 from pipeline.config import parse_config
 from pipeline.errors import UserError, one_line
+from pipeline.on_ray.connect import init_ray
 from pipeline.on_ray.train import check_resources, fit_on_ray, ray_storage, resources_per_worker
 from pipeline.search.ledger import Report
 from pipeline.search.objectives import Objectives
@@ -52,7 +53,7 @@ def search_on_ray(search: Search) -> None:
         UserError: the cluster has no room for a single trial.
     """
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level="warning")
+        init_ray()
     concurrent, (path, filesystem) = _concurrent(search), ray_storage(search.config)
     folder, name = f"{path}/{search.config.run.name}", f"tune-{secrets.token_hex(4)}"
     tuner = tune.Tuner(
