@@ -19,7 +19,7 @@ from pipeline.data.photos import Pixels, decode_rgb, list_photos, photo_folder
 from pipeline.evaluation.upscalers import to_tensor
 from pipeline.train.validation import central_crop
 
-CROP_PX = 144
+CROP_PX = 320
 PARAMETERS = {"anysr-tiny": 0.25e6, "anysr-base": 1.7e6}
 # Far below what the cards say of benchmark photos, far above a mistake.
 LEAST_GAIN_DB = {1.5: 1.0, 2.0: 0.8, 3.0: 0.5, 4.0: 0.4, 6.0: 0.1, 8.0: 0.05}

@@ -56,7 +56,8 @@ def follow_job(
                 name = f"{option.lstrip('-')}.yaml"
                 shutil.copyfile(file, Path(stage) / name)
                 arguments = [option, name, *arguments]
-        entrypoint = [python, script, *arguments]
+        # The shell gives way to the script: its end is the end of the job, and nothing is orphaned.
+        entrypoint = ["exec", python, script, *arguments]
         return _follow(stage, entrypoint, {**_authentication(), **os.environ, **environment}, own=bool(environment))
 
 
