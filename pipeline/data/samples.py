@@ -73,6 +73,10 @@ class Batch:
         lr, coord, target = (t.to(device, non_blocking=True) for t in (self.lr, self.coord, self.target))
         return replace(self, lr=lr, coord=coord, target=target)
 
+    def pin_memory(self) -> Batch:
+        """The same in memory from which a GPU copies while the CPU goes on; the loader calls this."""
+        return replace(self, lr=self.lr.pin_memory(), coord=self.coord.pin_memory(), target=self.target.pin_memory())
+
 
 class StepBatches(Dataset[Batch]):
     """Item ``step`` is the share of this worker in that step's batch."""
@@ -134,6 +138,7 @@ def batches_from(dataset: StepBatches, steps: range, loader_processes: int) -> I
         sampler=steps,
         num_workers=loader_processes,
         prefetch_factor=4 if loader_processes else None,
+        pin_memory=torch.cuda.is_available(),
     )
     return iter(loader)
 

@@ -1,0 +1,138 @@
+"""On a GPU: the same answers, gradients and runs as on the CPU, in a memory that tiles bound."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import anysr
+from anysr.zoo import MODELS
+from pipeline.data.photo_map import open_photo_map
+from pipeline.data.photos import photo_folder
+from pipeline.data.samples import StepBatches
+from pipeline.train.state import TrainState
+from pipeline.train.step import train_step
+from tests import conftest
+from tests.tiny import tiny_config
+from tests.unit.test_zoo import factor, tiny
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+PARITY = conftest.SHARED / "parity"
+DECODERS = ("liif", "srno", "metasr", "arbsr")
+
+
+@pytest.fixture(autouse=True)
+def full_float32() -> Iterator[None]:
+    """cuDNN rounds the factors of a convolution to TF32 unless told not to."""
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    yield
+    torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_network_answers_as_on_the_cpu(name: str) -> None:
+    model, lr = tiny(name), torch.rand(2, 3, 23, 17)
+    scale = factor(model)
+    for subnet in range(len(model.subnets)):
+        with torch.no_grad():
+            expected = model.to(CPU)(lr, scale, subnet=subnet)
+            on_gpu = model.to(CUDA)
+            for tile in (None, 9):
+                assert (on_gpu(lr.to(CUDA), scale, subnet=subnet, tile=tile).cpu() - expected).abs().max() < 1e-4
+            half = on_gpu.bfloat16()(lr.to(CUDA), scale, subnet=subnet)
+            assert (half.cpu() - expected).abs().max() < 0.05
+        model = tiny(name)
+
+
+@pytest.mark.parametrize("encoder", ["edsr-baseline", "rdn", "rcan"])
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_gradients_are_the_cpus(encoder: str, decoder: str) -> None:
+    def gradients(device: torch.device, narrow: int) -> list[Tensor]:
+        model = tiny(f"{encoder}-{decoder}-anysr").to(device).train()
+        generator = torch.Generator().manual_seed(0)
+        lr, coord = torch.rand(2, 3, 13, 13, generator=generator), torch.rand(2, 40, 2, generator=generator) * 2 - 1
+        sr = model(lr.to(device), 2.3, (30, 30), subnet=narrow, coord=coord.to(device))
+        (sr.cpu() - 0.3).square().mean().backward()
+        return [torch.zeros_like(p, device=CPU) if p.grad is None else p.grad.cpu() for p in model.parameters()]
+
+    for narrow in (0, 3):
+        for ours, theirs in zip(gradients(CUDA, narrow), gradients(CPU, narrow), strict=True):
+            assert (ours - theirs).abs().max() <= 1e-4 * max(1.0, float(theirs.abs().max()))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PARITY.glob("*.pth")))
+def test_released_answers(name: str) -> None:
+    model = anysr.load(PARITY / f"{name}.pth").to(CUDA)
+    with np.load(PARITY / f"{name}.npz") as stored:
+        lr = torch.from_numpy(stored["lr"]).permute(2, 0, 1)[None].to(CUDA) / 255
+        for key in (key for key in stored if key.startswith("sr_")):
+            match = re.fullmatch(r"sr_([\d.]+)x([\d.]+)(_full|_subnet)?", key)
+            assert match
+            with torch.no_grad():
+                subnet = "full" if match[3] == "_full" else "auto"
+                sr = model(lr, (float(match[1]), float(match[2])), subnet=subnet)
+            assert np.abs(sr[0].permute(1, 2, 0).cpu().numpy() - stored[key]).max() < 1e-4, key
+
+
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory: pytest.TempPathFactory) -> StepBatches:
+    config = tiny_config(f"data.cache={tmp_path_factory.mktemp('cache')}")
+    return StepBatches(open_photo_map(photo_folder(None, "train"), config.data, config.hr_crop_px), config)
+
+
+def test_a_run_moves_between_gpu_and_cpu(batches: StepBatches, tmp_path: Path) -> None:
+    config = tiny_config()
+    losses: dict[str, list[float]] = {}
+    for here, there in ((CPU, CPU), (CPU, CUDA), (CUDA, CPU)):
+        folder = tmp_path / f"{here}-{there}"
+        folder.mkdir()
+        state = TrainState.fresh(config, here)
+        for step in range(4):
+            train_step(state, state.model, batches[step], config.train)
+        state.save(folder, config, [])
+        moved = TrainState.fresh(config, there)
+        moved.restore(folder, config)
+        assert {p.device.type for p in moved.model.parameters()} == {there.type}
+        steps = [train_step(moved, moved.model, batches[step], config.train) for step in range(4, 8)]
+        losses[f"{here}-{there}"] = [float(loss) for loss in steps]
+    for moved_losses in losses.values():
+        assert moved_losses == pytest.approx(losses["cpu-cpu"], rel=2e-3)
+
+
+def test_bfloat16_trains_as_float32_does(batches: StepBatches) -> None:
+    losses = []
+    for precision in ("bfloat16", "float32"):
+        config = tiny_config(f"train.precision={precision}", "train.ema_decay=0.9")
+        state = TrainState.fresh(config, CUDA)
+        steps = [train_step(state, state.model, batches[step], config.train) for step in range(6)]
+        state.watch.check()
+        losses.append([float(loss) for loss in steps])
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_memory_grows_with_the_image_and_not_with_the_width_of_all_its_pixels(decoder: str) -> None:
+    model = anysr.build(f"edsr-baseline-{decoder}", encoder={"num_blocks": 2}).eval().to(CUDA)
+    lr = torch.rand(1, 3, 1024, 1024, device=CUDA)
+    torch.cuda.reset_peak_memory_stats()
+    with torch.no_grad():
+        model(lr, 4)
+    peak_gib = torch.cuda.max_memory_allocated() / 2**30
+    print(f"{decoder}: {peak_gib:.2f} GiB")
+    assert peak_gib < 6  # 16.8 million pixels of 256 hidden units would be 16 GiB
+
+
+def test_running_out_of_memory_is_recognised() -> None:
+    retry = pytest.importorskip("anysr.upscaling.retry")  # it needs imagecodecs
+    blocks = [torch.empty(2**28, device=CUDA)]
+    with pytest.raises(RuntimeError) as error:
+        while True:
+            blocks.append(torch.empty(2**31, device=CUDA))
+    assert retry.is_out_of_memory(error.value)
