@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from anysr.constants import constants
+
 Affine = tuple[tuple[float, float, float, float], ...]
 
 
@@ -61,7 +63,7 @@ def div2k_colour() -> ColourConfig:
 
 def recolour(x: Tensor, rows: Affine, dim: int) -> Tensor:
     """Apply an affine map to the three colours along ``dim`` of ``x``."""
-    matrix = torch.tensor(rows, dtype=x.dtype, device=x.device)
+    matrix = constants(rows, x)
     shape = [1] * x.dim()
     shape[dim] = 3
     offset = matrix[:, 3].reshape(shape)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
+from anysr.constants import constants
 from anysr.decoders.grid import Rows
 from anysr.geometry import PointQueries, Queries
 
@@ -26,13 +27,13 @@ def check_factor(lr_size: tuple[int, int], size: tuple[int, int], factor: int) -
 
 def luma(rgb_B3HW: Tensor) -> Tensor:
     """(B, 1, H, W) brightness of RGB, in the same range."""
-    weights = rgb_B3HW.new_tensor(_LUMA).view(1, 3, 1, 1)
+    weights = constants(_LUMA, rgb_B3HW).view(1, 3, 1, 1)
     return (rgb_B3HW * weights).sum(1, keepdim=True)
 
 
 def pick_pixels(rgb_B3HW: Tensor, queries: PointQueries) -> Tensor:
     """(B, Q, 3): the pixel that each query lies in."""
-    size = rgb_B3HW.new_tensor(rgb_B3HW.shape[-2:], dtype=torch.float32)
+    size = constants(rgb_B3HW.shape[-2:], rgb_B3HW, torch.float32)
     row, col = ((queries.coord + 1) / 2 * size).floor().long().unbind(-1)
     height, width = rgb_B3HW.shape[-2:]
     index_BQ = row.clamp(0, height - 1) * width + col.clamp(0, width - 1)

@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anysr.constants import constants
+
 # A query is pushed up by a hair before the nearest pixel is taken, so ties go to the higher index.
 _TIE_SHIFT = 1e-6
 
@@ -89,7 +91,7 @@ Queries = GridQueries | PointQueries
 
 def pair_tensor(scale: Pair | Tensor, like: Tensor) -> Tensor:
     """(2,) of the type of ``like``; graphs that are exported know their scale only when they run."""
-    return scale.to(like) if isinstance(scale, Tensor) else like.new_tensor(scale)
+    return scale.to(like) if isinstance(scale, Tensor) else constants(scale, like)
 
 
 def scale_of(queries: Queries, feat_BDhw: Tensor) -> Pair:

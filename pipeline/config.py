@@ -193,6 +193,9 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """bfloat16 runs forward and backward under autocast; weights stay float32. auto is bfloat16 where the device
     multiplies it faster."""
+    cuda_graphs: bool = True
+    """Record the encoder's kernels once and replay them at every step, in a run without Ray on a GPU: a small network
+    otherwise waits for Python there."""
     seed: int = Field(0, ge=0, lt=2**63)
     log_every: Count = 10
     checkpoint_every: Count = 500

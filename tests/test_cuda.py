@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import anysr
 from anysr.zoo import MODELS
 from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import photo_folder
 from pipeline.data.samples import StepBatches
+from pipeline.train.graphs import graphed
 from pipeline.train.state import TrainState
 from pipeline.train.step import train_step
 from tests import conftest
@@ -67,6 +68,35 @@ def test_gradients_are_the_cpus(encoder: str, decoder: str) -> None:
             assert (ours - theirs).abs().max() <= 1e-4 * max(1.0, float(theirs.abs().max()))
 
 
+@pytest.mark.parametrize(
+    "name", ["edsr-baseline-liif-anysr", "rdn-srno-anysr", "rcan-metasr-anysr", "rcan-arbsr-anysr"]
+)
+def test_replayed_encoders_have_the_same_gradients(name: str) -> None:
+    """Each width twice, with weights changed in place and gradients left to add up in between."""
+    plain = tiny(name).to(CUDA).train()
+    replayed = graphed(plain)
+    assert (replayed is plain) == ("arbsr" in name)
+    rng = torch.Generator(CUDA).manual_seed(0)
+
+    def gradients(model: nn.Module, lr: Tensor, coord: Tensor, widths: list[int], scale: float) -> list[Tensor]:
+        plain.zero_grad(set_to_none=True)
+        for width in widths:
+            sr = model(lr, scale, (30, 30), subnet=width, coord=coord)
+            (sr - 0.3).square().mean().backward()
+        return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in plain.parameters()]
+
+    for widths, scale in (([0], 1.3), ([3, 1, 3], 2.6), ([1], 1.9), ([3, 0, 3, 0], 3.4)):
+        lr, coord = (torch.rand(shape, device=CUDA, generator=rng) for shape in ((2, 3, 13, 13), (2, 40, 2)))
+        both = [gradients(model, lr, 2 * coord - 1, widths, scale) for model in (plain, replayed)]
+        largest = max(float(g.abs().max()) for g in both[0])
+        for ours, theirs in zip(*both, strict=True):
+            assert (ours - theirs).abs().max() <= 1e-5 * largest
+        with torch.no_grad():
+            for parameter in plain.parameters():
+                parameter += 1e-2 * torch.randn(parameter.shape, device=CUDA, generator=rng)
+            assert (replayed(lr, scale) - plain(lr, scale)).abs().max() < 1e-5
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in PARITY.glob("*.pth")))
 def test_released_answers(name: str) -> None:
     model = anysr.load(PARITY / f"{name}.pth").to(CUDA)
@@ -115,6 +145,17 @@ def test_bfloat16_trains_as_float32_does(batches: StepBatches) -> None:
         state.watch.check()
         losses.append([float(loss) for loss in steps])
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32"])
+def test_replayed_steps_are_the_same_steps(batches: StepBatches, precision: str) -> None:
+    losses = []
+    for wrap in (lambda model: model, graphed):
+        config = tiny_config(f"train.precision={precision}", "train.accumulate=2")
+        state = TrainState.fresh(config, CUDA)
+        model = wrap(state.model)
+        losses.append([float(train_step(state, model, batches[step], config.train)) for step in range(8)])
+    assert losses[0] == pytest.approx(losses[1], rel=2e-3)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anysr.constants import constants
 from anysr.decoders.corner_mlp import corner_mlp
 from anysr.decoders.grid import (
     CORNERS,
@@ -145,7 +146,7 @@ class Liif(nn.Module):
         """The first layer as a 3x3 convolution (weight, bias with the cell's share) and (2, K) for rel."""
         num_unfolded = 9 * self.feat_channels
         weight, bias = prefix(self.layers[0], num_unfolded + 4, width)
-        rel_cell = weight.new_tensor((cell[0] * lr_size[0], cell[1] * lr_size[1]))
+        rel_cell = constants((cell[0] * lr_size[0], cell[1] * lr_size[1]), weight)
         kernel = weight[:, :num_unfolded].reshape(width, self.feat_channels, 3, 3)
         return kernel, bias + weight[:, num_unfolded + 2 :] @ rel_cell, weight[:, num_unfolded : num_unfolded + 2].t()
 

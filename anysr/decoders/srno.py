@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anysr.constants import constants
 from anysr.decoders.corner_lift import CornerGrid, CornerLift, LiftedBlock, LiftedBlocks
 from anysr.decoders.galerkin import Galerkin, Moments, PreparedMix
 from anysr.decoders.grid import CORNERS, Rows, assemble
@@ -134,7 +135,7 @@ class Srno(nn.Module):
         """The first layer's columns: rel (K, 8), features (K, 4, D), and the bias with the cell's share."""
         weight, bias = prefix(self.conv00, self.conv00.in_channels, width)
         rel, feat, cell_weight = torch.split(weight.flatten(1), [8, 4 * self.feat_channels, 2], dim=1)
-        bias = bias + cell_weight @ weight.new_tensor((cell[0] * lr_size[0], cell[1] * lr_size[1]))
+        bias = bias + cell_weight @ constants((cell[0] * lr_size[0], cell[1] * lr_size[1]), weight)
         return rel, feat.reshape(width, 4, self.feat_channels), bias
 
     def _decode_points(self, feat_BDhw: Tensor, queries: PointQueries, width: int) -> Tensor:

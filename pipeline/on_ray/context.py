@@ -15,6 +15,7 @@ import torch
 from ray.train import Checkpoint
 from torch import nn
 
+from anysr import AnySR
 from pipeline.errors import one_line
 from pipeline.storage.s3 import DamagedError
 from pipeline.train.checkpoints import all_damaged, damage, fill_checkpoint
@@ -36,7 +37,7 @@ class RayContext:
         if self.rank == 0:
             threading.Thread(target=self._watch_for_stop, name="stop", daemon=True).start()
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: AnySR) -> nn.Module:
         # The buffers are constants: to send them again would make the workers wait for each other once more a step.
         kwargs = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
         wrapped: nn.Module = ray.train.torch.prepare_model(model, parallel_strategy_kwargs=kwargs)

@@ -11,6 +11,8 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from anysr import AnySR
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -49,7 +51,7 @@ class WorkerContext(Protocol):
     world_size: int
     device: torch.device
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap(self, model: AnySR) -> nn.Module:
         """The model as the loop calls it: averaging gradients over the workers."""
 
     def gather(self, values: list[Any]) -> list[Any]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from anysr import AnySR
 from pipeline.config import TrainingConfig
 from pipeline.errors import UserError
 from pipeline.run import Fitted
@@ -23,6 +24,7 @@ from pipeline.tracking.tracker import SinkSpec
 from pipeline.train.checkpoints import CHECKPOINTS, RAY_SNAPSHOT, Checkpoints
 from pipeline.train.context import Progress
 from pipeline.train.display import Display
+from pipeline.train.graphs import graphed
 from pipeline.train.loop import train
 
 
@@ -32,13 +34,14 @@ class LocalContext:
     rank = 0
     world_size = 1
 
-    def __init__(self, checkpoints: Checkpoints, display: Display) -> None:
+    def __init__(self, checkpoints: Checkpoints, display: Display, cuda_graphs: bool = False) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._checkpoints, self._display = checkpoints, display
+        self._graphs = cuda_graphs and self.device.type == "cuda"
         self._stop = False
 
-    def wrap(self, model: nn.Module) -> nn.Module:
-        return model
+    def wrap(self, model: AnySR) -> nn.Module:
+        return graphed(model) if self._graphs else model
 
     def gather(self, values: list[Any]) -> list[Any]:
         return values
@@ -71,8 +74,9 @@ def fit_locally(config: TrainingConfig, sink: SinkSpec) -> Fitted:
             f"the run {config.run.name!r} was started on Ray: go on with it there, or choose a new run.name"
         )
     log = MetricLog(sink.open())
+    checkpoints = Checkpoints(place / CHECKPOINTS, config.ray.keep_checkpoints)
     with Display(sys.stdout, config.train.steps) as display:
-        context = LocalContext(Checkpoints(place / CHECKPOINTS, config.ray.keep_checkpoints), display)
+        context = LocalContext(checkpoints, display, config.train.cuda_graphs)
         with _stopping_on_signals(context):
             outcome = train(config, context, log, sink.run_id)
         log.close()

@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 import anysr
 from anysr import AnySR
@@ -157,8 +157,24 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     return kind(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 
 
+class _MovingAverage(AveragedModel):
+    """Torch's, but the count of updates stays on the CPU: torch sends it to the GPU at every step, and waits."""
+
+    def __init__(self, model: AnySR, decay: float) -> None:
+        super().__init__(model)
+        self._decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        share = 1 - self._decay if int(self.n_averaged) else 1.0
+        torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), share)
+        for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
+            average.copy_(buffer)
+        self.n_averaged += 1
+
+
 def _moving_average(model: AnySR, decay: float | None) -> AveragedModel | None:
-    return None if decay is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    return None if decay is None else _MovingAverage(model, decay)
 
 
 def _rng_states() -> dict[str, Any]:
