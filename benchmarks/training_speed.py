@@ -2,12 +2,12 @@
 
     python -m benchmarks.training_speed --config jobs/configs/anysr-tiny.yaml --profile profile.txt
 
-Times steps on batches that are prepared as training prepares them (``--loaders`` processes, 0 in
-line) against steps on the same batches kept in memory, in alternating rounds of one run, for each
-precision. ``kept_ratio`` is steps a second with data over steps a second without: 1 means that data
-costs nothing. ``data_share`` is the same from the process's own time, which a busy machine disturbs
-less; with loader processes it leaves out their work. ``--profile`` writes the operations that take
-most of a step.
+Times steps on batches that are prepared as training prepares them (``--loaders`` processes, 0 in line)
+against steps on the same batches kept in memory, in alternating rounds of one run, for each precision.
+On a GPU the encoder is replayed as CUDA graphs unless ``train.cuda_graphs=false`` is given.
+``kept_ratio`` is steps a second with data over steps a second without: 1 means that data costs nothing.
+``data_share`` is the same from the process's own time, which a busy machine disturbs less; with loader
+processes it leaves out their work. ``--profile`` writes the operations that take most of a step.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from pipeline.config import TrainingConfig, load_config
 from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import photo_folder
 from pipeline.data.samples import Batch, StepBatches, batches_from
 from pipeline.evaluation.environment import processor, short_commit
+from pipeline.train.graphs import graphed
 from pipeline.train.state import TrainState
 from pipeline.train.step import train_step
-
-WARM_UP = 4
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,17 @@ def main() -> None:
 def measure(config: TrainingConfig, args: argparse.Namespace) -> Row:
     """Alternate rounds with and without data."""
     count = args.steps
-    dataset, state = _dataset(config), TrainState.fresh(config, _device())
-    stream = batches_from(dataset, range((args.rounds + 1) * count + WARM_UP), config.data.loader_processes)
+    dataset, state, model = _prepared(config)
+    stream = batches_from(dataset, range((args.rounds + 1) * count), config.data.loader_processes)
     kept = [next(stream) for _ in range(count)]
-    for batch in kept[:WARM_UP]:
-        train_step(state, state.model, batch, config.train)
+    for batch in kept:
+        train_step(state, model, batch, config.train)
     without, with_data = [], []
     for number in range(args.rounds):
-        without.append(_timed(state, config, iter(kept), count))
+        without.append(_timed(state, model, config, iter(kept), count))
         # The same steps of the schedule of groups and widths cost the same only for the same draws.
         fresh = (_as_drawn(next(stream), like) for like in kept)
-        with_data.append(_timed(state, config, fresh, count))
+        with_data.append(_timed(state, model, config, fresh, count))
         print(f"round {number + 1}: {without[-1][0]:.3f} s a step kept, {with_data[-1][0]:.3f} with data", flush=True)
     (kept_s, kept_cpu), (data_s, data_cpu) = (np.median(times, axis=0).tolist() for times in (without, with_data))
     return Row(
@@ -105,11 +105,13 @@ def _as_drawn(batch: Batch, like: Batch) -> Batch:
     return like
 
 
-def _timed(state: TrainState, config: TrainingConfig, batches: Iterator[Batch], count: int) -> tuple[float, float]:
+def _timed(
+    state: TrainState, model: nn.Module, config: TrainingConfig, batches: Iterator[Batch], count: int
+) -> tuple[float, float]:
     _wait()
     start, cpu = time.perf_counter(), time.process_time()
     for batch in batches:
-        train_step(state, state.model, batch, config.train)
+        train_step(state, model, batch, config.train)
     _wait()
     return (time.perf_counter() - start) / count, (time.process_time() - cpu) / count
 
@@ -117,22 +119,25 @@ def _timed(state: TrainState, config: TrainingConfig, batches: Iterator[Batch], 
 def _profile(config: TrainingConfig, target: Path) -> None:
     from torch.profiler import ProfilerActivity, profile
 
-    dataset, state = _dataset(config), TrainState.fresh(config, _device())
+    dataset, state, model = _prepared(config)
     batches = [dataset[step] for step in range(8)]
     activities = [ProfilerActivity.CPU] + ([ProfilerActivity.CUDA] if _device().type == "cuda" else [])
-    for batch in batches[:WARM_UP]:
-        train_step(state, state.model, batch, config.train)
+    for batch in batches:
+        train_step(state, model, batch, config.train)
     with profile(activities=activities) as found:
         for batch in batches:
-            train_step(state, state.model, batch, config.train)
+            train_step(state, model, batch, config.train)
     sort = "self_device_time_total" if _device().type == "cuda" else "self_cpu_time_total"
     target.parent.mkdir(parents=True, exist_ok=True)
     table = found.key_averages().table(sort_by=sort, row_limit=20, max_name_column_width=45)
     target.write_text(f"8 steps, {config.train.precision}, {processor()}, torch {torch.__version__}\n{table}\n")
 
 
-def _dataset(config: TrainingConfig) -> StepBatches:
-    return StepBatches(open_photo_map(photo_folder(config.data.train, "train"), config.data, config.hr_crop_px), config)
+def _prepared(config: TrainingConfig) -> tuple[StepBatches, TrainState, nn.Module]:
+    photos = open_photo_map(photo_folder(config.data.train, "train"), config.data, config.hr_crop_px)
+    state = TrainState.fresh(config, _device())
+    model = graphed(state.model) if _device().type == "cuda" and config.train.cuda_graphs else state.model
+    return StepBatches(photos, config), state, model
 
 
 def _device() -> torch.device:

@@ -23,7 +23,7 @@ _WARM_UP = 3  # cuDNN and cuBLAS choose their kernels and take their workspace b
 
 
 def graphed(model: AnySR) -> AnySR:
-    """The same network over the same weights, its encoder replayed where gradients are wanted.
+    """The same network over the same weights, for training steps alone, its encoder replayed.
 
     For one loop that finishes each backward pass before the next forward pass; not for
     ``DistributedDataParallel``. An encoder that keeps statistics (ArbSR's adaption) stays as it is, as
@@ -47,8 +47,6 @@ class _GraphedEncoder(nn.Module):
         self._memory = torch.cuda.graph_pool_handle()  # one, as no two of them are at work at once
 
     def forward(self, image_B3HW: Tensor, scale: Pair, width: int) -> Tensor:
-        if not torch.is_grad_enabled():
-            return cast(Tensor, self._encoder(image_B3HW, scale, width))
         rounded = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
         key = (width, image_B3HW.shape, image_B3HW.dtype, rounded)
         if key not in self._recorded:
