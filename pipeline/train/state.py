@@ -148,6 +148,7 @@ def _decisive(values: dict[str, Any]) -> dict[str, Any]:
     decisive["data"] = {k: v for k, v in values["data"].items() if k not in ("cache", "cache_gb", "loader_processes")}
     # Read once, at the start: on another machine the file may lie elsewhere, or be gone.
     decisive["train"] = values["train"] | {"init_from": Path(values["train"].get("init_from") or "").name}
+    decisive["train"].pop("cuda_graphs", None)  # the same kernels
     return decisive
 
 

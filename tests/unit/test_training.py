@@ -120,7 +120,9 @@ def test_learning_rates_by_hand():
 
 def test_another_configuration_is_not_resumed_in_silence():
     before = tiny_config("run.name=r").to_dict()
-    check_unchanged(before, tiny_config("run.name=r", "run.storage=/elsewhere", "ray.num_workers=2"))
+    check_unchanged(
+        before, tiny_config("run.name=r", "run.storage=/elsewhere", "ray.num_workers=2", "train.cuda_graphs=false")
+    )
     with pytest.raises(FatalError, match=r"train\.learning_rate: 0.001 -> 0.5"):
         check_unchanged(before, tiny_config("run.name=r", "train.learning_rate=0.5"))
     check_unchanged(before, tiny_config("run.allow_changes=true", "train.learning_rate=0.5"))
