@@ -136,7 +136,7 @@ def _profile(config: TrainingConfig, target: Path) -> None:
 def _prepared(config: TrainingConfig) -> tuple[StepBatches, TrainState, nn.Module]:
     photos = open_photo_map(photo_folder(config.data.train, "train"), config.data, config.hr_crop_px)
     state = TrainState.fresh(config, _device())
-    model = graphed(state.model) if _device().type == "cuda" and config.train.cuda_graphs else state.model
+    model = graphed(state.model) if config.train.cuda_graphs else state.model
     return StepBatches(photos, config), state, model
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,13 +17,12 @@ from pipeline.data.samples import StepBatches
 from pipeline.train.graphs import graphed
 from pipeline.train.state import TrainState
 from pipeline.train.step import train_step
-from tests import conftest
+from tests.parity.test_checkpoints import KINDS, SHARED, check_answers
 from tests.tiny import tiny_config
 from tests.unit.test_zoo import factor, tiny
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
-PARITY = conftest.SHARED / "parity"
 DECODERS = ("liif", "srno", "metasr", "arbsr")
 
 
@@ -40,16 +37,13 @@ def full_float32() -> Iterator[None]:
 @pytest.mark.parametrize("name", MODELS)
 def test_every_network_answers_as_on_the_cpu(name: str) -> None:
     model, lr = tiny(name), torch.rand(2, 3, 23, 17)
-    scale = factor(model)
+    on_gpu, half, scale = tiny(name).to(CUDA), tiny(name).to(CUDA).bfloat16(), factor(model)
     for subnet in range(len(model.subnets)):
         with torch.no_grad():
-            expected = model.to(CPU)(lr, scale, subnet=subnet)
-            on_gpu = model.to(CUDA)
+            expected = model(lr, scale, subnet=subnet)
             for tile in (None, 9):
                 assert (on_gpu(lr.to(CUDA), scale, subnet=subnet, tile=tile).cpu() - expected).abs().max() < 1e-4
-            half = on_gpu.bfloat16()(lr.to(CUDA), scale, subnet=subnet)
-            assert (half.cpu() - expected).abs().max() < 0.05
-        model = tiny(name)
+            assert (half(lr.to(CUDA), scale, subnet=subnet).cpu() - expected).abs().max() < 0.05
 
 
 @pytest.mark.parametrize("encoder", ["edsr-baseline", "rdn", "rcan"])
@@ -96,18 +90,10 @@ def test_replayed_encoders_have_the_same_gradients(name: str) -> None:
                 parameter += 1e-2 * torch.randn(parameter.shape, device=CUDA, generator=rng)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in PARITY.glob("*.pth")))
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"no released files at {SHARED}")
+@pytest.mark.parametrize("name", KINDS)
 def test_released_answers(name: str) -> None:
-    model = anysr.load(PARITY / f"{name}.pth").to(CUDA)
-    with np.load(PARITY / f"{name}.npz") as stored:
-        lr = torch.from_numpy(stored["lr"]).permute(2, 0, 1)[None].to(CUDA) / 255
-        for key in (key for key in stored if key.startswith("sr_")):
-            match = re.fullmatch(r"sr_([\d.]+)x([\d.]+)(_full|_subnet)?", key)
-            assert match
-            with torch.no_grad():
-                subnet = "full" if match[3] == "_full" else "auto"
-                sr = model(lr, (float(match[1]), float(match[2])), subnet=subnet)
-            assert np.abs(sr[0].permute(1, 2, 0).cpu().numpy() - stored[key]).max() < 1e-4, key
+    check_answers(anysr.load(SHARED / f"{name}.pth").to(CUDA), name)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anysr.constants import constants
 from anysr.decoders.grid import CORNERS, block_pixels, weighted_rows
 from anysr.fast_linear import FastLinear
 from anysr.geometry import AxisCorners, axis_corners, ensemble_weights, pixel_centres
@@ -122,9 +123,9 @@ class LiftedBlocks:
         window = self._pixels_hwD[top:bottom, left:right]
         lr_cols, first_row = right - left, len(CORNERS) * window.shape[0] * window.shape[1]
         first_col = first_row + rows.stop - rows.start
-        steps = window.new_tensor([len(CORNERS) * lr_cols] * 4 + [1, 0], dtype=torch.long)
+        steps = constants([len(CORNERS) * lr_cols] * 4 + [1, 0], window, torch.long)
         start = [-len(CORNERS) * (top * lr_cols + left)] * 4 + [first_row - rows.start, first_col - cols.start]
-        by_row = self._row_H6[rows] * steps + steps.new_tensor(start)
+        by_row = self._row_H6[rows] * steps + constants(start, steps)
         index_Q6 = (by_row[:, None] + self._col_W6[cols]).view(-1, 6)
         # Room behind the pixels' rows for those of image rows and columns, without copying the table.
         room = -(-(first_col + cols.stop - cols.start - first_row) // len(CORNERS))

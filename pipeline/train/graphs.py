@@ -26,11 +26,11 @@ def graphed(model: AnySR) -> AnySR:
     """The same network over the same weights, for training steps alone, its encoder replayed.
 
     For one loop that finishes each backward pass before the next forward pass; not for
-    ``DistributedDataParallel``. An encoder that keeps statistics (ArbSR's adaption) stays as it is, as
-    the trial runs before a recording would count in them.
+    ``DistributedDataParallel``. A network that is not on a GPU stays as it is, and so does an encoder that
+    keeps statistics (ArbSR's adaption), as the trial runs before a recording would count in them.
     """
     encoder = model.encoder
-    if not any(True for _ in encoder.parameters()) or any(True for _ in encoder.buffers()):
+    if not any(p.is_cuda for p in encoder.parameters()) or any(True for _ in encoder.buffers()):
         return model
     twin = copy.copy(model)
     twin._modules = {**model._modules, "encoder": _GraphedEncoder(encoder)}

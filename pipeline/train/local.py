@@ -36,12 +36,11 @@ class LocalContext:
 
     def __init__(self, checkpoints: Checkpoints, display: Display, cuda_graphs: bool = False) -> None:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self._checkpoints, self._display = checkpoints, display
-        self._graphs = cuda_graphs and self.device.type == "cuda"
+        self._checkpoints, self._display, self._cuda_graphs = checkpoints, display, cuda_graphs
         self._stop = False
 
     def wrap(self, model: AnySR) -> nn.Module:
-        return graphed(model) if self._graphs else model
+        return graphed(model) if self._cuda_graphs else model
 
     def gather(self, values: list[Any]) -> list[Any]:
         return values

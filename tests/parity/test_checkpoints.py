@@ -40,14 +40,16 @@ def answers(name: str) -> tuple[Tensor, dict[str, np.ndarray]]:
 
 
 def check_answers(model: anysr.AnySR, name: str) -> None:
+    """On the device of the model."""
     lr, expected = answers(name)
+    lr = lr.to(next(model.parameters()).device)
     assert expected
     for key, value in expected.items():
         match = re.fullmatch(r"sr_([\d.]+)x([\d.]+)(_full|_subnet)?", key)
         assert match
         subnet = "full" if match[3] == "_full" else "auto"
         with torch.no_grad():
-            sr = model(lr, (float(match[1]), float(match[2])), subnet=subnet)[0].permute(1, 2, 0).numpy()
+            sr = model(lr, (float(match[1]), float(match[2])), subnet=subnet)[0].permute(1, 2, 0).cpu().numpy()
         assert sr.shape == value.shape
         assert np.abs(sr - value).max() < 1e-4, key
 
