@@ -1,5 +1,5 @@
 # make train   train the default network on this machine (or at RAY_ADDRESS), from nothing
-# make test    run the tests, from nothing
+# make test    run the tests, from nothing, several files at a time (ARGS=-n0: one after the other)
 # make faults  kill processes, nodes and servers of real runs; some minutes
 # make browser drive the pages in headless Chromium, which must be installed (Debian: apt install chromium)
 # ARGS         passed on: make train ARGS="train.steps=200 run.name=mine"
@@ -15,7 +15,7 @@ train: install
 	@exec $(BIN)/python jobs/submit.py --config $(CONFIG) $(ARGS)
 
 test: install
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest -n logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder $(ARGS)
 
 faults: install
 	@exec $(BIN)/python -m pytest tests/faults $(ARGS)

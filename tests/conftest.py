@@ -27,7 +27,8 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 
 SHARED = Path(os.environ.get("ANYSR_SHARED", ROOT.parent / "shared"))
-_ran_on_shared: list[str] = []
+_ON_SHARED = ("looked at", "shared")  # in a report's properties, which the processes of a parallel run send too
+_reports = {"on shared": 0}
 
 
 @pytest.fixture
@@ -35,13 +36,26 @@ def shared(request: pytest.FixtureRequest) -> Path:
     """The folder of benchmark images and released checkpoints beside the checkout."""
     if not SHARED.is_dir():
         pytest.skip(f"no benchmark images and released checkpoints at {SHARED}")
-    _ran_on_shared.append(request.node.nodeid)
+    request.node.user_properties.append(_ON_SHARED)
     return SHARED
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.when == "call" and not report.skipped:
+        _reports["on shared"] += _ON_SHARED in map(tuple, report.user_properties)
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     """In CI, images that are there but that no test of the main suite looked at mean that the tests lost them."""
+    if hasattr(session.config, "workerinput"):
+        return  # one process of several: the first one has all the reports
     whole = session.config.args_source == pytest.Config.ArgsSource.TESTPATHS
-    if os.environ.get("CI") and whole and SHARED.is_dir() and not _ran_on_shared and exitstatus == pytest.ExitCode.OK:
+    if (
+        os.environ.get("CI")
+        and whole
+        and SHARED.is_dir()
+        and not _reports["on shared"]
+        and exitstatus == pytest.ExitCode.OK
+    ):
         print(f"{SHARED} is present, but no test ran on it")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
