@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from anysr.fast_linear import can_pack, has_fast_bf16
 from anysr.native.fused import conv3x3, gradient_parts, parts_for, weight_gradient
 
 # Below, laying out the weights costs more than it brings.
@@ -29,6 +30,8 @@ def fast_conv3x3(
     if parts is not None:
         skip_BhwN = None if skip is None else _pixels(skip)
         return conv3x3(_pixels(x_BCHW), weight, bias, parts, relu, skip_BhwN, factor).permute(0, 3, 1, 2)
+    if not (relu and skip is not None) and _can_follow(x_BCHW, weight, skip):
+        return _followed_conv3x3(x_BCHW, weight, bias, relu, skip, factor)
     if torch.is_grad_enabled() and (parts := _gradient_parts(x_BCHW, weight)) is not None:
         y = cast(Tensor, _TrainedConv3x3.apply(x_BCHW, weight, bias, relu, parts))
     else:
@@ -40,6 +43,34 @@ def fast_conv3x3(
         return y
     # Nothing reads a convolution's answer again for its gradients; those of a ReLU are read.
     return skip + y if relu or y.dtype != skip.dtype else y.add_(skip)
+
+
+def _followed_conv3x3(
+    x_BCHW: Tensor, weight: Tensor, bias: Tensor, relu: bool, skip: Tensor | None, factor: float
+) -> Tensor:
+    """Torch's convolution by oneDNN, which applies the ReLU or adds the skip before its answer leaves the cache."""
+    if factor != 1:
+        weight, bias = weight * factor, bias * factor
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    where = ([1, 1], [1, 1], [1, 1], 1)  # padding, stride, dilation, groups
+    packed = torch.ops.mkldnn._reorder_convolution_weight(weight, *where, list(x_BCHW.shape))
+    if skip is None:
+        unary = "relu" if relu else "none"
+        return torch.ops.mkldnn._convolution_pointwise(x_BCHW, packed, bias, *where, unary, [], None)
+    convolve_and = torch.ops.mkldnn._convolution_pointwise.binary
+    return convolve_and(x_BCHW, skip, packed, bias, *where, "add", None, None, [], None)
+
+
+def _can_follow(x_BCHW: Tensor, weight: Tensor, skip: Tensor | None) -> bool:
+    """Whether oneDNN's operator knows the case; small images do not repay laying out the weights."""
+    maps = [x_BCHW] if skip is None else [x_BCHW, skip]
+    return (
+        can_pack(weight)
+        and not torch.is_autocast_enabled("cpu")
+        and (weight.dtype == torch.float32 or has_fast_bf16(weight.device))
+        and x_BCHW.shape[2] * x_BCHW.shape[3] >= _MIN_PIXELS
+        and all(m.dtype == weight.dtype and m.is_contiguous(memory_format=torch.channels_last) for m in maps)
+    )
 
 
 class _TrainedConv3x3(torch.autograd.Function):

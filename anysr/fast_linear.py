@@ -25,7 +25,7 @@ class FastLinear:
     def __init__(self, weight: Tensor, bias: Tensor, activation: Activation = "none") -> None:
         """Prepare ``weight`` (N, K) and ``bias`` (N), already in the dtype of the rows to come."""
         self.weight, self.bias, self.activation = weight, bias, activation
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()) if _can_pack(weight) else None
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()) if can_pack(weight) else None
 
     def __call__(self, x_QK: Tensor) -> Tensor:
         """activation(x W^T + b) for contiguous rows."""
@@ -54,7 +54,8 @@ def has_fast_bf16(device: torch.device) -> bool:
     return device.type != "cpu" or _cpu_has_fast_bf16()
 
 
-def _can_pack(weight: Tensor) -> bool:
+def can_pack(weight: Tensor) -> bool:
+    """Whether oneDNN's operators for packed weights are there for it, and allowed: they know no gradients."""
     return (
         not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from anysr.constants import constants
 from anysr.decoders.corner_lift import CornerGrid, CornerLift, LiftedBlock, LiftedBlocks
 from anysr.decoders.galerkin import Galerkin, Moments, PreparedMix
-from anysr.decoders.grid import CORNERS, Rows, assemble
+from anysr.decoders.grid import CORNERS, Rows, assemble, block_pixels
 from anysr.decoders.srno_fused import FUSED_HEAD, FusedSrno
 from anysr.fast_linear import FastLinear
 from anysr.geometry import (
@@ -229,14 +229,16 @@ class _HiddenStates:
         self.kept: dict[tuple[int, int], Tensor] = {}
 
     def through(self, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:
-        """A linear layer of the states, block by block."""
+        """A linear layer of the states, in pieces that stay in cache although they are wider."""
+        rows = block_pixels(self.feat_Dhw) // self.feat_Dhw.itemsize
         if not self.mixes:
             for block in LiftedBlocks(self.grid, self.feat_Dhw, [self.lift.then(weight, bias)]):
-                yield block.lifted()[0]
+                yield from block.lifted()[0].split(rows)
         else:
             layer = FastLinear(weight.to(self.feat_Dhw.dtype), bias.to(self.feat_Dhw.dtype))
             for _, x_QK in self.walk(keep=True):
-                yield layer(x_QK)
+                for piece_QK in x_QK.split(rows):
+                    yield layer(piece_QK)
 
     def walk(self, keep: bool) -> Iterator[tuple[LiftedBlock, Tensor]]:
         """Every block with its states (Q, K), kept for one more pass as far as there is room."""
