@@ -42,13 +42,14 @@ from pipeline.tracking.evaluation_run import log_evaluation
 def main() -> int:
     """Parse, check everything that can be checked beforehand, score, print the means."""
     args = _parser().parse_args()
-    if not args.local and (address := jobs_address()):
+    here = args.local or args.workers == 0
+    if not here and (address := jobs_address()):
         return submit_command(ROOT, "jobs/evaluate.py", address)
     change_folder(args.chdir)
     evaluation = _evaluation(args)
     folder = args.out.expanduser()
     with open_rows(folder) as store:
-        rows = _scored(evaluation, store, 0 if args.local else args.workers)
+        rows = _scored(evaluation, store, 0 if here else args.workers)
         print_summary(rows)
         print(f"rows: {store.file}", flush=True)
         note_environment(folder, sys.argv)

@@ -1,8 +1,9 @@
-"""Small files that appear complete or not at all, and a folder that one process at a time works in."""
+"""Small files that appear complete or not at all, digests, and a folder that one process at a time works in."""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,12 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     partial.write_text(text)
     partial.replace(path)
+
+
+def sha256(path: Path) -> str:
+    """Digest of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

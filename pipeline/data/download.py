@@ -8,7 +8,6 @@ each try from nothing, which a file of 3.5 GB on a bad line never survives.)
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import time
@@ -21,7 +20,7 @@ import requests
 import urllib3
 
 from pipeline.errors import UserError, one_line
-from pipeline.files import write_text
+from pipeline.files import sha256, write_text
 
 Report = Callable[[int, int | None], None]
 _TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
@@ -104,12 +103,6 @@ def fetch(
                 )
                 time.sleep(min(wait_s, patience.most_wait_s))
     return _accept(remote, part, target)
-
-
-def sha256(path: Path) -> str:
-    """Digest of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def bytes_so_far(target: Path) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.config import DataConfig
 from pipeline.data.datasets import DATASETS, MANGA109, Archive, Dataset
-from pipeline.data.download import Patience, Remote, bytes_so_far, fetch, sha256
+from pipeline.data.download import Patience, Remote, bytes_so_far, fetch
 from pipeline.data.layout import archive_file, check_ours, empty_folder, is_ready, put
 from pipeline.data.photo_cache import cache_folder
 from pipeline.data.photo_map import open_photo_map
@@ -22,7 +22,7 @@ from pipeline.data.photos import list_photos
 from pipeline.data.progress import shown_progress
 from pipeline.data.unpack import Limits, unpack
 from pipeline.errors import UserError, without_secrets
-from pipeline.files import held
+from pipeline.files import held, sha256
 
 # PNG hardly compresses: what unpacks to much more is no archive of images.
 _UNPACKED, _SPARE_BYTES = 1.5, 50_000_000

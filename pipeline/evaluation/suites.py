@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
-
+from anysr.imaging import upright_size
 from pipeline.data.degrade import pair_sizes
 from pipeline.data.photos import list_photos
 from pipeline.errors import UserError
@@ -16,7 +15,6 @@ from pipeline.storage.cache import local_folder
 from pipeline.storage.places import is_s3, parse_place
 
 _FORMS = "write NAME=HR_FOLDER or NAME=HR_FOLDER,LR_FOLDER, where {scale} in LR_FOLDER stands for the scale"
-_ORIENTATION, _FIRST_TURNED = 0x0112, 5
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def _paired(hr: Sequence[Path], lr: Sequence[Path], scale: Scale) -> tuple[Path,
 
 
 def _check_sizes(hr: Path, lr: Path, scale: Scale) -> None:
-    high, low = _size(hr), _size(lr)
+    high, low = upright_size(hr), upright_size(lr)
     if high is None or low is None:
         return  # unreadable: its rows will say so
     expected, _ = pair_sizes(high, scale.pair)
@@ -99,14 +97,3 @@ def _check_sizes(hr: Path, lr: Path, scale: Scale) -> None:
             f"{lr} is {low[1]} x {low[0]}, but {hr} of {high[1]} x {high[0]} shrunk by {scale} is "
             f"{expected[1]} x {expected[0]}; give the LR images of this scale, or leave them out to have them made"
         )
-
-
-def _size(path: Path) -> tuple[int, int] | None:
-    """(height, width) as shown, from the header; None for what is no image."""
-    try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) >= _FIRST_TURNED
-            width, height = image.size
-            return (width, height) if turned else (height, width)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError):
-        return None

@@ -38,8 +38,9 @@ class RayContext:
             threading.Thread(target=self._watch_for_stop, name="stop", daemon=True).start()
 
     def wrap(self, model: AnySR) -> nn.Module:
-        # The buffers are constants: to send them again would make the workers wait for each other once more a step.
-        kwargs = {"broadcast_buffers": False, "gradient_as_bucket_view": True}
+        # Other buffers are constants: to send them again would make the workers wait for each other once more a step.
+        has_statistics = any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+        kwargs = {"broadcast_buffers": has_statistics, "gradient_as_bucket_view": True}
         wrapped: nn.Module = ray.train.torch.prepare_model(model, parallel_strategy_kwargs=kwargs)
         return wrapped
 

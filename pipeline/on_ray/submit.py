@@ -26,6 +26,10 @@ from pipeline.tracking.versions import COMMIT_VARIABLE, git_commit
 _SENT = ("anysr", "pipeline", "jobs")
 # What a remote cluster's job needs to know of this shell; credentials belong to the cluster.
 _STOP_S = "60"  # a stopped job saves a checkpoint first; Ray's own default is 3 s
+_ASK = (
+    "import sys; from ray.job_submission import JobSubmissionClient; "
+    "job = JobSubmissionClient().get_job_info(sys.argv[1]); print(job.status.value, job.driver_exit_code)"
+)
 _FORWARDED = ("MLFLOW_TRACKING_URI", "ANYSR_CACHE", "ANYSR_TRACEBACK")
 
 
@@ -113,13 +117,27 @@ def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, st
     command += ["--runtime-env-json", json.dumps(runtime), "--", *entrypoint]
     finished = False
     try:
-        code = subprocess.run(command, env=client, check=False).returncode
+        submitted = subprocess.run(command, env=client, check=False).returncode
         finished = True
-        return code
+        return _exit_code(job, client, submitted)
     finally:
         if not finished:
             print("stopping the job, which saves first; once more to end at once …", file=sys.stderr, flush=True)
             subprocess.run([*_ray("stop"), job], env=client, check=False, capture_output=True, timeout=90)
+
+
+def _exit_code(job: str, client: Mapping[str, str], submitted: int) -> int:
+    """The script's own: Ray's client answers 1 for any failure, and 0 for a job that somebody stopped."""
+    asked = subprocess.run(
+        [sys.executable, "-c", _ASK, job], env=client, check=False, capture_output=True, text=True, timeout=60
+    )
+    status, _, code = asked.stdout.strip().partition(" ")
+    if status == "STOPPED":
+        print("the job was stopped", file=sys.stderr, flush=True)
+        return 128 + signal.SIGINT
+    if status == "FAILED" and code.lstrip("-").isdecimal():
+        return int(code) if int(code) > 0 else 128 - int(code)
+    return submitted
 
 
 def is_this_machine(address: str) -> bool:

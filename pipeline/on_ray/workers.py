@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import ray
 
 from pipeline.errors import UserError
@@ -13,7 +15,7 @@ def worker_count(asked: int | None, num_tasks: int) -> int:
 
 
 def worker_resources(count: int) -> dict[str, float]:
-    """One CPU for each worker, and an equal share of the GPUs.
+    """One CPU for each worker, and an equal share of a GPU, which is always one GPU's.
 
     Raises:
         UserError: there are too few CPUs; Ray would wait for more that never come.
@@ -21,4 +23,7 @@ def worker_resources(count: int) -> dict[str, float]:
     cluster = ray.cluster_resources()
     if cluster.get("CPU", 0) < count:
         raise UserError(f"the cluster has {cluster.get('CPU', 0):g} CPUs, too few for {count} workers; lower --workers")
-    return {"num_cpus": 1, "num_gpus": min(1.0, cluster.get("GPU", 0) / count)}
+    gpus = int(cluster.get("GPU", 0))
+    on_each = math.ceil(count / gpus) if gpus else 0
+    # Rounded down: Ray counts in ten-thousandths, and what is more than a whole GPU together never fits.
+    return {"num_cpus": 1, "num_gpus": 10_000 // on_each / 10_000 if on_each else 0.0}

@@ -12,7 +12,7 @@ import secrets
 from pathlib import Path
 from urllib.parse import parse_qs
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -77,23 +77,22 @@ class TokenRequired:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        request = Request(scope, receive)
-        if self._is_known(request):
+        if self._is_known(HTTPConnection(scope)):
             await self.app(scope, receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         else:
-            await (await self._at_the_door(request))(scope, receive, send)
+            await (await self._at_the_door(Request(scope, receive)))(scope, receive, send)
 
-    def _is_known(self, request: Request) -> bool:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    def _is_known(self, visitor: HTTPConnection) -> bool:
+        scheme, _, token = visitor.headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and self._is_token(token.strip()):
             return True
-        session = request.cookies.get(_COOKIE, "")
+        session = visitor.cookies.get(_COOKIE, "")
         return hmac.compare_digest(session.encode(), self._session.encode())
 
     def _is_token(self, token: str) -> bool:
-        return hmac.compare_digest(sha256(token), self._token_sha256)
+        return hmac.compare_digest(sha256_of_text(token), self._token_sha256)
 
     async def _at_the_door(self, request: Request) -> Response:
         if request.method == "POST" and request.url.path.endswith(_LOGIN):
@@ -105,9 +104,12 @@ class TokenRequired:
         return answer
 
     async def _log_in(self, request: Request) -> Response:
-        if int(request.headers.get("content-length", "0")) > _MAX_LOGIN_BYTES:
-            return refused(Refusal(_TOO_LARGE, "a token is shorter"))
-        given = parse_qs((await request.body()).decode("utf-8", "replace")).get("token", [""])[0]
+        form = b""
+        async for part in request.stream():  # an announced length may be missing, or wrong
+            form += part
+            if len(form) > _MAX_LOGIN_BYTES:
+                return refused(Refusal(_TOO_LARGE, "a token is shorter"))
+        given = parse_qs(form.decode("utf-8", "replace")).get("token", [""])[0]
         if not self._is_token(given.strip()):
             return _login_page(request, "That is not the token.")
         answer = RedirectResponse(f"{request.scope.get('root_path', '')}/", _SEE_OTHER)
@@ -116,7 +118,7 @@ class TokenRequired:
         return answer
 
 
-def sha256(text: str) -> str:
+def sha256_of_text(text: str) -> str:
     """In hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import math
 import os
 import signal
 import socket
@@ -16,7 +17,7 @@ from pathlib import Path
 from anysr.cli.models import OpenedModel, open_model
 from pipeline.errors import UserError, one_line
 from pipeline.on_ray.connect import connected
-from pipeline.serving.access import sha256
+from pipeline.serving.access import sha256_of_text
 from pipeline.serving.endpoint import PATH
 from pipeline.serving.limits import ServiceLimits
 from pipeline.serving.page.facts import facts_of
@@ -73,7 +74,7 @@ def serve_until_stopped(options: Options) -> None:
     joins = bool(os.environ.get("RAY_ADDRESS"))
     cpus = options.cpus or (1.0 if joins else max(1.0, (os.cpu_count() or 1) // options.replicas))
     print(f"starting {options.replicas} × {opened.path.stem} on Ray Serve …", flush=True)
-    with connected(None if joins else max(1, round(cpus * options.replicas))), _temporary_folder(joins) as folder:
+    with connected(None if joins else math.ceil(cpus * options.replicas)), _temporary_folder(joins) as folder:
         import ray
         from ray import serve
 
@@ -94,7 +95,7 @@ def serve_until_stopped(options: Options) -> None:
                 options.limits,
                 options.replicas,
                 facts_of(opened.model, opened.path.stem),
-                None if token is None else sha256(token),
+                None if token is None else sha256_of_text(token),
             )
             resources = {"num_cpus": cpus, "num_gpus": 1.0 if options.use_gpu else 0.0}
             environment = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", **folder}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pipeline.errors import UserError, one_line
+from pipeline.files import sha256
 from pipeline.storage.places import S3Uri
 
 T = TypeVar("T")
@@ -143,12 +144,6 @@ def is_intact(path: Path, uri: S3Uri) -> bool:
     """Whether a file is the object, by its checksum."""
     head = _head(uri)
     return head is not None and path.is_file() and _matches(path, uri, head)
-
-
-def sha256(path: Path) -> str:
-    """A file's digest in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, _SHA256).hexdigest()
 
 
 def retry_budget_s() -> float:

@@ -19,7 +19,7 @@ def upload(path: Path, place: str | Place) -> None:
     target = parse_place(place)
     if path.is_dir():
         for file in sorted(one for one in path.rglob("*") if one.is_file()):
-            upload(file, below(target, file.relative_to(path).as_posix()))
+            upload(file, target / file.relative_to(path).as_posix())
     elif isinstance(target, S3Uri):
         s3.upload_file(path, target)
     elif path.resolve() != target.expanduser().resolve():
@@ -28,11 +28,6 @@ def upload(path: Path, place: str | Place) -> None:
         partial = target.with_name(f".{target.name}.partial")
         shutil.copyfile(path, partial)
         partial.replace(target)
-
-
-def below(place: Place, name: str) -> Place:
-    """The file or folder ``name``, a relative path, in a folder."""
-    return place / name
 
 
 def exists(place: str | Place) -> bool:

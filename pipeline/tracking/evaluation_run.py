@@ -17,6 +17,7 @@ from pipeline.evaluation.scales import Scale
 from pipeline.evaluation.upscalers import INTERPOLATION
 
 _EXPERIMENT, _TAG = "anysr-evaluation", "anysr.scores"
+_AT_ONCE = 1000  # metrics that MLflow takes in one request
 _FILES = ("rows.parquet", "costs.parquet", "pictures.parquet", "environments.json")
 
 
@@ -40,16 +41,18 @@ def log_evaluation(uri: str | None, rows: Sequence[Row], folder: Path, report: P
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-    from pipeline.tracking.mlflow_run import local_database
+    from pipeline.tracking.mlflow_run import local_database, without_password
 
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd()}/mlflow.db"
+    uri = without_password(uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd()}/mlflow.db")
     values = mean_values(rows)
     digest = hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:16]
     try:
         client = MlflowClient(uri)
         database = local_database(uri)
         run_id = _run(client, digest, _title(rows), None if database is None else database.resolve().parent)
-        client.log_batch(run_id, metrics=[Metric(name, value, 0, 0) for name, value in values.items()][:1000])
+        metrics = [Metric(name, value, 0, 0) for name, value in values.items()]
+        for first in range(0, len(metrics), _AT_ONCE):
+            client.log_batch(run_id, metrics=metrics[first : first + _AT_ONCE])
         files = [folder / name for name in _FILES] + ([report] if report else [])
         for file in files:
             if file.is_file():

@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from pipeline.errors import FatalError, UserError, one_line
+from pipeline.files import sha256
 from pipeline.storage import s3
 from pipeline.storage.cache import local_folder
 from pipeline.storage.places import Place, S3Uri
@@ -29,7 +30,7 @@ def fill_checkpoint(folder: Path, write: Callable[[Path], None], name: str) -> N
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write(folder)
-        sums = {path.relative_to(folder).as_posix(): s3.sha256(path) for path in folder.rglob("*") if path.is_file()}
+        sums = {path.relative_to(folder).as_posix(): sha256(path) for path in folder.rglob("*") if path.is_file()}
         (folder / _CHECKSUMS).write_text(json.dumps(sums, indent=2))
     # torch reports a full disk as a RuntimeError, safetensors as an error of its own.
     except Exception as error:
@@ -44,7 +45,7 @@ def damage(folder: Path) -> str | None:
     try:
         sums: dict[str, str] = json.loads((folder / _CHECKSUMS).read_text())
         for name, digest in sums.items():
-            if s3.sha256(folder / name) != digest:
+            if sha256(folder / name) != digest:
                 return f"{name} is not what was saved: its checksum is another"
     except FileNotFoundError as error:
         return f"{Path(str(error.filename)).name} is missing"
@@ -77,7 +78,9 @@ class Checkpoints:
         if isinstance(target, S3Uri):
             with TemporaryDirectory() as folder:
                 fill_checkpoint(Path(folder), write, str(target))
-                upload(Path(folder), target)
+                # Its checksums last: what has them is complete.
+                for file in sorted(Path(folder).iterdir(), key=lambda file: (file.name == _CHECKSUMS, file.name)):
+                    upload(file, target / file.name)
         else:
             _save_folder(target, write)
         for old in self._steps()[: -self._keep]:
@@ -105,7 +108,8 @@ class Checkpoints:
         if isinstance(self._place, Path):
             return sorted(self._place.glob("step_*"))
         keys = [one.uri.key.removeprefix(f"{self._place.key}/") for one in s3.list_objects(self._place)]
-        return [self._place / name for name in sorted({key.partition("/")[0] for key in keys})]
+        complete = {folder for folder, _, name in (key.partition("/") for key in keys) if name == _CHECKSUMS}
+        return [self._place / name for name in sorted(complete)]
 
 
 def _save_folder(target: Path, write: Callable[[Path], None]) -> None:

@@ -16,7 +16,7 @@ from pipeline.train.context import Progress, WorkerContext
 from pipeline.train.memory import keep_freed_memory
 from pipeline.train.state import TrainState
 from pipeline.train.step import learning_rate_at, train_step
-from pipeline.train.validation import Score, metric_values, validate
+from pipeline.train.validation import Score, metric_values, share_running_statistics, validate
 from pipeline.train.warm_start import warm_start
 
 
@@ -101,8 +101,11 @@ def _validate(
     state: TrainState, photos: PhotoMap, config: TrainingConfig, context: WorkerContext, log: MetricLog
 ) -> None:
     state.watch.check()
-    model = state.best_model.eval()
-    scores = validate(model, photos, config, context)
+    model = state.best_model
+    is_training = model.training
+    share_running_statistics(model, context)
+    scores = validate(model.eval(), photos, config, context)
+    model.train(is_training)
     state.scores = [vars(score) for score in scores]
     log.add(state.step, metric_values(scores, config.validation))
     for score in scores:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from torch import nn
 
 import anysr
 from anysr import AnySR
@@ -65,6 +66,17 @@ def protocol_of(config: ValidationConfig) -> ScoringProtocol:
 def in_words(config: ValidationConfig) -> str:
     """What the scores are, to be printed beside them."""
     return f"PSNR in dB, {protocol_of(config)}; LR by Pillow's bicubic"
+
+
+def share_running_statistics(model: AnySR, context: WorkerContext) -> None:
+    """Give every worker the first one's batch statistics, where a network has any; each saw its own crops alone."""
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    if not norms or context.world_size == 1:
+        return
+    statistics = [buffer for norm in norms for buffer in norm.buffers()]
+    first = context.gather([buffer.cpu() for buffer in statistics] if context.rank == 0 else [])
+    for buffer, agreed in zip(statistics, first, strict=True):
+        buffer.copy_(agreed)
 
 
 def validate(model: AnySR, photos: PhotoMap, config: TrainingConfig, context: WorkerContext) -> list[Score]:

@@ -13,11 +13,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import ray
 import torch
 from PIL import Image
 
 import anysr
 from pipeline.on_ray.cluster import LocalCluster
+from pipeline.on_ray.workers import worker_resources
 from tests.conftest import ROOT
 from tests.tiny import tiny_config
 
@@ -110,6 +112,15 @@ def test_a_killed_driver_started_again_goes_on(cluster, work):
     assert again.returncode == 0, errors
     assert "of 186 images and scales are there already" in errors
     assert file(work, "killed") == file(work, "serial")
+
+
+@pytest.mark.parametrize(("gpus", "count"), [(0, 3), (1, 1), (1, 6), (2, 3), (4, 10), (8, 2)])
+def test_shares_of_gpus_fit(monkeypatch, gpus, count):
+    """Ray gives a share of one GPU only, and counts in ten-thousandths."""
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 16.0, "GPU": float(gpus)})
+    share = round(worker_resources(count)["num_gpus"] * 10_000)
+    assert (share == 0) == (gpus == 0)
+    assert gpus == 0 or gpus * (10_000 // share) >= count
 
 
 def test_too_many_workers_are_refused_in_one_line(cluster, work):

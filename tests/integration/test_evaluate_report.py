@@ -13,6 +13,9 @@ from mlflow import MlflowClient
 from PIL import Image
 
 import anysr
+from pipeline.errors import UserError
+from pipeline.evaluation.rows import RowStore
+from pipeline.tracking import evaluation_run
 from tests.conftest import ROOT
 from tests.tiny import tiny_config
 
@@ -89,6 +92,23 @@ def test_the_same_scores_are_one_run_in_mlflow(work):
     files = {file.path for file in client.list_artifacts(found.info.run_id)}
     assert files == {"r.html", "rows.parquet", "costs.parquet", "pictures.parquet", "environments.json"}
     assert found.info.status == "FINISHED"
+
+
+def test_many_means_and_no_password(work, monkeypatch):
+    store = RowStore(work / "evaluation")
+    rows = [store[key] for key in store]
+    monkeypatch.setattr(evaluation_run, "_AT_ONCE", 3)
+    place = f"sqlite:///{work}/other.db"
+    monkeypatch.chdir(work)
+    said = evaluation_run.log_evaluation(place, rows, work / "evaluation", None)
+    (experiment,) = MlflowClient(place).search_experiments(filter_string="name = 'anysr-evaluation'")
+    (found,) = MlflowClient(place).search_runs([experiment.experiment_id])
+    assert said == f"MLflow run {found.info.run_id} at {place}"
+    assert found.data.metrics == pytest.approx(evaluation_run.mean_values(rows))
+    assert len(found.data.metrics) > 3
+    with pytest.raises(UserError) as refused:
+        evaluation_run.log_evaluation("http://me:secret@127.0.0.1:9", rows, work / "evaluation", None)
+    assert "secret" not in str(refused.value)
 
 
 def test_a_folder_without_rows_is_one_line(work):

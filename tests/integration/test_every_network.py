@@ -7,7 +7,7 @@ import torch
 
 import anysr
 from pipeline.tracking.tracker import FileTracker
-from pipeline.train.local import fit_locally
+from pipeline.train.local import LocalContext, fit_locally
 from tests.tiny import OVERRIDES, tiny_config
 
 ENCODERS = {
@@ -28,6 +28,25 @@ FIXED = [
     ("vdsr", "", "model.decoder={num_layers: 3, hidden: 8}"),
     ("ecbsr-m4c16-x4", "", "model.decoder={num_blocks: 2, channels: 8}"),
 ]
+
+
+def test_batch_statistics_are_of_training_alone(tmp_path, monkeypatch):
+    """A validation, or a stop after each step, does not show in a network with batch normalisation."""
+    own = [override for override in OVERRIDES if not override.startswith("model.")]
+    few = ("train.steps=4", "validation.scales=[2.2]", "train.ema_decay=null", "tracking.backend=jsonl")
+    encoder, decoder = ENCODERS["edsr-baseline"], DECODERS["arbsr"]
+
+    def trained(name, *overrides):
+        where = (f"run.storage={tmp_path}", f"run.name={name}", *few, *overrides)
+        config = tiny_config("model=edsr-baseline-arbsr-anysr", encoder, decoder, *own, *where, base=())
+        fitted = fit_locally(config, FileTracker(tmp_path / name).sink)
+        return fitted.outcome.step, (fitted.checkpoint / "model.safetensors").read_bytes()
+
+    _, undisturbed = trained("undisturbed", "validation.every=4")
+    assert trained("validated", "validation.every=1") == (4, undisturbed)
+    monkeypatch.setattr(LocalContext, "should_stop", lambda self: True)
+    steps = [trained("stopped", "validation.every=4") for _ in range(4)]
+    assert steps[-1] == (4, undisturbed)
 
 
 @pytest.mark.parametrize(("name", "encoder", "decoder"), NAMES + FIXED)

@@ -174,9 +174,20 @@ assert answer.shape == (2, 3, 21, 17), answer.shape
 
 def test_errors_in_a_job_are_one_line_and_a_non_zero_exit(cluster, tmp_path):
     code, output = submit(cluster, JSONL, f"run.storage={tmp_path}", f"data.train={tmp_path}/absent")
-    assert code != 0
+    assert code == 2
     assert "error: no folder of photos" in output
     assert "Traceback" not in output
+
+
+def test_a_job_that_somebody_stopped_did_not_succeed(cluster, tmp_path):
+    process = start(cluster, "train.steps=100000", JSONL, f"run.storage={tmp_path}", "run.name=r")
+    wait_for(lambda: len(series(tmp_path, "r")) >= 1, 120, process)
+    command = mine("job", "submit", "--submission-id")[0].cmdline()
+    stop = [command[0], command[1], "job", "stop", "--no-wait", command[command.index("--submission-id") + 1]]
+    subprocess.run(stop, env=environment(**cluster.environment), capture_output=True, check=True)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, output
+    assert "the job was stopped" in output
 
 
 def test_an_interrupted_command_leaves_no_process(tmp_path):

@@ -16,6 +16,7 @@ from pipeline.storage import cache, s3
 from pipeline.storage.cache import local_copy, local_folder
 from pipeline.storage.places import S3Uri, parse_place
 from pipeline.storage.transfer import exists, read_text, upload, write_text
+from pipeline.train.checkpoints import Checkpoints
 from tests.conftest import ROOT
 from tests.s3_proxy import S3Proxy
 from tests.s3_server import BUCKET, running_server
@@ -56,6 +57,31 @@ def noise(path: Path, size: int) -> Path:
 
 def kept() -> list[Path]:
     return sorted(path for path in (cache.cache_root() / "s3").rglob("files/**/*") if path.is_file())
+
+
+def test_a_checkpoint_that_never_arrived_is_none(bucket, monkeypatch):
+    """Killed while the first one is sent, a run starts again; while a later one is, it uses the one before."""
+    checkpoints = Checkpoints(bucket, keep=2)
+    whole = s3.upload_file
+
+    def interrupted(path, target):
+        if path.name == "b":
+            raise KeyboardInterrupt
+        whole(path, target)
+
+    def write(folder):
+        for name in ("a", "b"):
+            (folder / name).write_text(name)
+
+    for step in (1, 3):
+        monkeypatch.setattr(s3, "upload_file", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            checkpoints.save(write, step)
+        assert s3.list_objects(bucket / f"step_{step:09d}")
+        with checkpoints.latest(pytest.fail) as folder:
+            assert folder is None if step == 1 else (folder / "b").read_text() == "b"
+        monkeypatch.setattr(s3, "upload_file", whole)
+        checkpoints.save(write, step + 1)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -111,6 +112,18 @@ def test_lr_images_are_paired_by_name_and_else_by_order(tmp_path):
     assert [path.stem for path in suite.lr[two[0]]] == ["ax2", "a1x2"]
     suite = open_suite(f"s={tmp_path}/hr,{tmp_path}/other", two)
     assert [path.stem for path in suite.lr[two[0]]] == ["a1_low", "a_low"]
+
+
+def test_turned_images_are_paired_as_they_are_shown(tmp_path):
+    """Pillow turns a TIFF by itself, a JPEG it leaves as stored."""
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for name in ("a.tif", "b.jpg"):
+        (tmp_path / "hr").mkdir(exist_ok=True)
+        Image.new("RGB", (40, 32)).save(tmp_path / "hr" / name, exif=turned)
+        save(tmp_path / f"lr/{Path(name).stem}.png", height=20, width=16)
+    (scale,) = parse_scales(["2"])
+    assert len(open_suite(f"s={tmp_path}/hr,{tmp_path}/lr", [scale]).lr[scale]) == 2
 
 
 def test_what_is_no_suite(tmp_path):

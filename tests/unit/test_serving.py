@@ -12,12 +12,13 @@ from dataclasses import replace
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
+from starlette.websockets import WebSocketDisconnect
 
 import anysr
 from anysr.imaging import FORMATS
 from anysr.upscaling import Enlargement, Limits, Request, Upscaler, enlarge_file
 from pipeline.errors import UserError
-from pipeline.serving.access import sha256
+from pipeline.serving.access import sha256_of_text
 from pipeline.serving.application import Settings, build_application
 from pipeline.serving.enlarge import answer
 from pipeline.serving.hearing import HeardOut
@@ -47,7 +48,7 @@ def client(upscaler, tmp_path_factory):
         async def enlarge(job: Job) -> Answer | Refusal:
             return answer(upscaler, LIMITS, job)
 
-        settings = Settings(LIMITS, 1, facts_of(upscaler.model, "tiny"), sha256(TOKEN))
+        settings = Settings(LIMITS, 1, facts_of(upscaler.model, "tiny"), sha256_of_text(TOKEN))
         with TestClient(build_application(settings, enlarge), follow_redirects=False) as client:
             yield client
 
@@ -236,6 +237,35 @@ def test_the_shelf_keeps_the_newest(tmp_path):
     large = shelf.put({"c.png": bytes(1000)})
     assert large[0].stat().st_size == 1000
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_shelf_forgets_by_itself(tmp_path):
+    shelf = Shelf(tmp_path, max_bytes=250, max_age_s=0.4)
+    first = shelf.put({"a.png": b"1"})[0]
+    time.sleep(0.2)
+    second = shelf.put({"b.png": b"2"})[0]
+    deadline = time.monotonic() + 10
+    while first.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert second.exists()
+    while list(tmp_path.iterdir()):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_login_of_unknown_length_is_cut_short(client):
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    answer = client.post("/login", content=(bytes(2**10) for _ in range(100)), headers=form)
+    assert answer.status_code == 413
+    assert client.post("/login", content=iter([f"token={TOKEN}".encode()]), headers=form).status_code == 303
+
+
+def test_a_websocket_without_the_token_is_closed(client):
+    client.cookies.clear()
+    with pytest.raises(WebSocketDisconnect) as closed, client.websocket_connect("/any"):
+        pass
+    assert closed.value.code == 1008
 
 
 def test_a_worker_survives_time_outs_kills_and_hostile_files(tmp_path):

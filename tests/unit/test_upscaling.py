@@ -191,6 +191,16 @@ def test_a_limit_on_time_chooses_a_smaller_subnet(upscaler):
         upscaler.plan(picture, replace(request, limits=Limits(seconds=1)))
 
 
+def test_a_16_bit_picture_and_a_profile_without_float32(upscaler):
+    """It takes float32 whatever was asked for: no time is told, and a limit on time says what to measure."""
+    halves = tuple(replace(one, precision="bf16") for one in linear_profile().measurements)
+    timed = Upscaler(upscaler.model, profile=DeviceProfile("digest", "device", halves))
+    picture, request = Picture(smooth(9, 10, 3, 65_535)), replace(TWICE, precision="bf16")
+    assert timed.enlarge(picture, request).plan.seconds is None
+    with pytest.raises(ValueError, match="anysr profile --precision fp32"):
+        timed.enlarge(picture, replace(request, limits=Limits(seconds=1)))
+
+
 def test_half_precision_that_overflows_is_computed_again(random_upscaler, monkeypatch):
     model = bilinear_network()
     with torch.no_grad():
