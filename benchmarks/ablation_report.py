@@ -9,14 +9,14 @@ from pathlib import Path
 import numpy as np
 
 Scores = dict[str, dict[float, list[dict[str, float]]]]
-NUMBERS = ("own", "full", "smallest", "saved", "own_gmacs", "steps", "cpu_s")
+NUMBERS = ("seed", "own", "full", "smallest", "saved", "own_gmacs", "steps", "cpu_s")
 
 
 def read_rows(path: Path) -> Scores:
-    """Variant -> scale -> one mapping per seed."""
+    """Variant -> scale -> one mapping per seed, in order of seeds."""
     found: Scores = defaultdict(lambda: defaultdict(list))
     with path.open(newline="") as file:
-        for row in csv.DictReader(file):
+        for row in sorted(csv.DictReader(file), key=lambda row: int(row["seed"])):
             found[row["variant"]][float(row["scale"])].append({name: float(row[name]) for name in NUMBERS})
     return found
 
@@ -36,23 +36,36 @@ def _summary(rows: Scores) -> list[str]:
     lines = [
         "Gain over the paper's recipe, in dB through each scale's own subnet: of the same seed, mean over the scales;",
         "mean ± standard deviation over seeds (n). Smallest: the narrowest network at all scales, against the paper's.",
+        "Cost: multiply-adds of an enlargement through the own subnets, mean over the scales, against the paper's.",
         "",
-        "| variant | n | steps | own | smallest | saved at " + " / ".join(f"×{s:g}" for s in _scales(rows)) + " |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| variant | n | steps | own | smallest | cost | saved at "
+        + " / ".join(f"×{s:g}" for s in _scales(rows))
+        + " |",
+        "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for variant in rows:
         own, smallest = (gains(rows, variant, which) for which in ("own", "smallest"))
         steps = np.mean([seed["steps"] for seed in rows[variant][_scales(rows)[0]]])
         saved = " / ".join(f"{np.mean([seed['saved'] for seed in rows[variant][s]]):.0%}" for s in _scales(rows))
-        lines.append(f"| {variant} | {len(own)} | {steps:.0f} | {_spread(own)} | {_spread(smallest)} | {saved} |")
+        cost = _mean_cost(rows[variant]) / _mean_cost(rows["paper"])
+        gained = f"{_spread(own)} | {_spread(smallest)}"
+        lines.append(f"| {variant} | {len(own)} | {steps:.0f} | {gained} | {cost:.2f} | {saved} |")
     return lines
+
+
+def _mean_cost(by_scale: dict[float, list[dict[str, float]]]) -> float:
+    return float(np.mean([seeds[0]["own_gmacs"] for seeds in by_scale.values()]))
 
 
 def gains(rows: Scores, variant: str, network: str) -> list[float]:
     """PSNR against the paper's recipe, mean over the scales, for each seed that both have."""
-    paired = [zip(rows[variant][scale], rows["paper"][scale], strict=False) for scale in _scales(rows)]
-    by_scale = [[ours[network] - paper[network] for ours, paper in pairs] for pairs in paired]
-    return [float(np.mean(seed)) for seed in zip(*by_scale, strict=True)]
+    paper = {(scale, seed["seed"]): seed[network] for scale, seeds in rows["paper"].items() for seed in seeds}
+    by_seed: dict[float, list[float]] = defaultdict(list)
+    for scale, seeds in rows[variant].items():
+        for seed in seeds:
+            if (scale, seed["seed"]) in paper:
+                by_seed[seed["seed"]].append(seed[network] - paper[scale, seed["seed"]])
+    return [float(np.mean(differences)) for differences in by_seed.values()]
 
 
 def _scales(rows: Scores) -> list[float]:
