@@ -15,6 +15,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 
@@ -97,13 +98,20 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("promote", parents=[common, scored], help="make a version champion, if it may be")
     one.add_argument("version")
     one.add_argument("--alias", default=CHAMPION, choices=(CHAMPION, CANDIDATE), help="candidate is not compared")
-    one.add_argument("--margin", type=float, default=0.02, help="dB by which it may be worse at a scale (0.02)")
-    one.add_argument("--cost-margin", type=float, default=0.0, help="fraction by which it may cost more (0)")
+    one.add_argument("--margin", type=_finite, default=0.02, help="dB by which it may be worse at a scale (0.02)")
+    one.add_argument("--cost-margin", type=_finite, default=0.0, help="fraction by which it may cost more (0)")
     commands.add_parser("rollback", parents=[common], help="the champion before becomes champion again")
     one = commands.add_parser("export", parents=[common], help="write a version's model file")
     one.add_argument("version")
     one.add_argument("file", type=Path)
     return parser
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
 
 
 if __name__ == "__main__":

@@ -229,7 +229,7 @@ class ValidationConfig(Section):
 class RunConfig(Section):
     """Name and place of the run."""
 
-    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100, coerce_numbers_to_str=True)
+    name: str | None = Field(None, pattern=r"^[A-Za-z0-9][\w.-]*$", max_length=100)
     """A name that exists is resumed; null makes a new one."""
     storage: str = "runs"
     """Folder for checkpoints and results that every node reaches, or s3://bucket/prefix."""
@@ -278,7 +278,7 @@ class TrackingConfig(Section):
     uri: str | None = None
     """MLflow server; null is $MLFLOW_TRACKING_URI, else mlflow.db in the working folder."""
     experiment: str = "anysr"
-    registered_model: str = "anysr"
+    registered_model: str = Field("anysr", pattern=r"""^[^/:'"]+$""")
 
     @field_validator("uri")
     @classmethod
@@ -467,6 +467,9 @@ def apply_override(values: dict[str, Any], override: str) -> None:
                     f"{part} is not written out in the file, so it has no item {below}; give all of {part}"
                 )
             node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
-        node[int(last) if isinstance(node, list) else last] = yaml.safe_load(text)
+        # A name may look like a number: to YAML, 1.10 is 1.1.
+        is_name = path == "run.name" and text not in ("", "~", "null") and text[0] not in "'\""
+        value = text if is_name else yaml.safe_load(text)
+        node[int(last) if isinstance(node, list) else last] = value
     except (TypeError, ValueError, IndexError, yaml.YAMLError) as error:
         raise UserError(f"cannot apply the override {override!r}: {one_line(error)}") from error

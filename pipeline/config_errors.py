@@ -89,7 +89,10 @@ def _nodes(location: Sequence[str | int], schema: dict[str, Any]) -> list[dict[s
 
 
 def _children(node: dict[str, Any], part: str | int, schema: dict[str, Any]) -> list[dict[str, Any]]:
-    child = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
+    child = node.get("properties", {}).get(part)
+    if str(part).isdigit():
+        one_by_one, index = node.get("prefixItems", []), int(part)
+        child = one_by_one[index] if index < len(one_by_one) else node.get("items", child)
     found = [] if child is None else [child, *child.get("anyOf", []), *child.get("allOf", [])]
     return [_resolve(one, schema) for one in found]
 

@@ -113,9 +113,9 @@ def _lay_out(archive: Archive, missing: Sequence[Dataset], how: Preparation) -> 
         _unpack(file, dict.fromkeys([*wanted, *others]), filled)
         for one in wanted:
             _check_count(one, filled, how)
-    except UserError:
+    except UserError as error:
         shutil.rmtree(filled, ignore_errors=True)
-        if not was_there:
+        if not was_there and not isinstance(error.__cause__, OSError):  # of a full disk it knows nothing
             file.unlink()  # the next run is to fetch it anew, not to stumble over it
         raise
     for one in dict.fromkeys([*wanted, *others]):

@@ -81,6 +81,11 @@ class CostRow:
         """Equal for rows that one measurement serves."""
         return self.model_digest, self.index, self.scale_h, self.scale_w, self.hr_h, self.hr_w
 
+    @property
+    def place(self) -> tuple[object, ...]:
+        """Equal for rows of which a report shows one."""
+        return self.model_digest, self.model, self.subnet, self.scale_h, self.scale_w
+
 
 def add_costs(
     evaluation: Evaluation,
@@ -107,7 +112,8 @@ def add_costs(
         known[row.same] = row
         say(f"measured {number}/{len(unknown)}  {row.model} subnet {row.index} x{Scale(row.scale_h, row.scale_w)}")
     rows = [_with_measurement(r, known[r.same]) if r.same in known else r for r in rows]
-    kept = [row for row in read_costs(folder) if row.model_digest not in {row.model_digest for row in rows}]
+    new = {row.place for row in rows}
+    kept = [row for row in read_costs(folder) if row.place not in new]
     partial = file.with_suffix(".partial")
     pq.write_table(pa.Table.from_pylist([asdict(row) for row in kept + rows], schema=arrow_schema(CostRow)), partial)
     partial.replace(file)

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from pipeline.errors import without_secrets
 from pipeline.files import write_text
 
 _PACKAGES = ("anysr", "torch", "numpy", "pillow", "lpips", "ray", "mlflow")
@@ -24,7 +25,7 @@ _FILE = "environments.json"
 def note_environment(folder: Path, arguments: Sequence[str]) -> None:
     """Add this machine and command to those that a folder's rows came from, once."""
     environments = read_environments(folder)
-    now = {"command": " ".join(arguments), **_describe()}
+    now = {"command": without_secrets(" ".join(arguments)), **_describe()}
     if not any({**one, "date": ""} == {**now, "date": ""} for one in environments):
         write_text(folder / _FILE, json.dumps([*environments, now], indent=2) + "\n")
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import psutil
 
 from pipeline.config import TrainingConfig
-from pipeline.errors import UserError
+from pipeline.errors import UserError, without_secrets
 from pipeline.storage.places import parse_place
 from pipeline.tracking.versions import COMMIT_VARIABLE, git_commit
 
@@ -51,7 +51,15 @@ def follow_job(
         environment: what the client needs beside this process's own variables to reach a cluster
             that ends with this process; empty for any other.
         script: path below the repository's root.
+
+    Raises:
+        UserError: an argument holds a password.
     """
+    if secret := [text for text in arguments if without_secrets(text) != text]:
+        raise UserError(
+            f"{without_secrets(secret[0])} holds a password, and Ray would write it down with the job; set it in the "
+            "environment of the cluster's nodes, and leave it out here"
+        )
     with tempfile.TemporaryDirectory(prefix="anysr-job-") as stage:
         for name in _SENT:
             shutil.copytree(root / name, Path(stage) / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -152,6 +160,7 @@ def local_paths(config: TrainingConfig) -> list[str]:
     data, storage = config.data.resolved(), parse_place(config.run.storage)
     cache = data.cache or (Path(os.environ["ANYSR_CACHE"]).resolve() if "ANYSR_CACHE" in os.environ else None)
     paths = {"data.train": data.train, "data.validation": data.validation, "data.cache": cache}
+    paths["train.init_from"] = config.train.resolved().init_from
     overrides = [f"{key}={json.dumps(str(path))}" for key, path in paths.items() if path is not None]
     if isinstance(storage, Path):
         overrides.append(f"run.storage={json.dumps(str(storage.expanduser().resolve()))}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ def compare(
         differences, protocol = _differences(old, new, opened, wanted, groups, say)
     covered = (groups[0][0], groups[-1][1])
     macs = [mean_macs(network.model, scales=covered) for network in (old, new)]
-    return Comparison(tuple(differences), macs[0], macs[1], protocol)
+    return Comparison(tuple(differences), macs[0], macs[1], protocol, new.factor if new.factor != old.factor else None)
 
 
 def print_comparison(comparison: Comparison, old: str, new: str) -> None:
@@ -103,6 +104,12 @@ def _differences(
         rows = evaluate(evaluation, store, in_this_process, say)
     if failed := [row for row in rows if row.status != OK]:
         raise UserError(f"{failed[0].suite} {failed[0].image} cannot be scored: {failed[0].status}")
+    if wrong := [row for row in rows if row.value is None or not math.isfinite(row.value)]:
+        worst = wrong[0]
+        raise UserError(
+            f"{worst.suite} {worst.image} at x{Scale(worst.scale_h, worst.scale_w)}: the {worst.model} network scores "
+            f"{worst.value} dB, which cannot be compared; look at its answer with anysr upscale"
+        )
     means = _means(rows)
     found = [
         Difference(suite.name, _group_of(scale, groups), str(scale), *(means[suite.name, scale, n] for n in (OLD, NEW)))

@@ -49,12 +49,14 @@ class Comparison:
         old_macs: see ``anysr.cost.mean_macs``, of the present network.
         new_macs: of the other, over the same range of scales.
         protocol: how the scores were made.
+        only_factor: the one factor of the new network, where the present one serves others too.
     """
 
     differences: tuple[Difference, ...]
     old_macs: float
     new_macs: float
     protocol: str
+    only_factor: int | None = None
 
     @property
     def worst(self) -> Difference | None:
@@ -83,17 +85,20 @@ def scales_inside(group: tuple[float, float]) -> tuple[float, ...]:
 def objections(comparison: Comparison, margin_db: float, cost_margin: float = 0.0) -> list[str]:
     """Why the new network must not take the present one's place; empty if it may.
 
-    It may if at no scale of no group of no suite it is worse by more than ``margin_db``, and if its multiply-adds
-    exceed the present one's by no more than the fraction ``cost_margin``.
+    It may if it serves all scales that the present one does, if at no scale of no group of no suite it is worse by
+    more than ``margin_db``, and if its multiply-adds exceed the present one's by no more than the fraction
+    ``cost_margin``. What is no number is never good enough.
     """
     worse: dict[tuple[str, tuple[float, float]], list[Difference]] = defaultdict(list)
     for difference in comparison.differences:
         # In hundredths of a thousandth: 30.05 - 30.1 is to be -0.05.
-        if round(difference.gain + margin_db, 5) < 0:
+        if not round(difference.gain + margin_db, 5) >= 0:
             worse[difference.suite, difference.group].append(difference)
     reasons = [_worse(differences, margin_db) for differences in worse.values()]
+    if comparison.only_factor is not None:
+        reasons.append(f"it enlarges by x{comparison.only_factor} alone, and the champion by other factors as well")
     allowed = comparison.old_macs * (1 + cost_margin)
-    if comparison.new_macs > allowed * (1 + 1e-9):
+    if not comparison.new_macs <= allowed * (1 + 1e-9):
         reasons.append(
             f"it costs {comparison.new_macs / 1e9:.4g} G multiply-adds, mean over the scales, and the champion "
             f"{comparison.old_macs / 1e9:.4g} G (margin {cost_margin:.1%})"

@@ -85,7 +85,11 @@ class Range:
 
     def decoded(self, suggested: Any) -> Any:
         """The value that a suggestion of Optuna stands for, without digits that mean nothing."""
-        return suggested if self.whole else min(self.high, max(self.low, float(f"{suggested:.4g}")))
+        if self.whole:
+            return suggested
+        if self.step is not None:
+            return round(self.low + round((suggested - self.low) / self.step) * self.step, 10)
+        return min(self.high, max(self.low, float(f"{suggested:.4g}")))
 
     def encoded(self, value: Any) -> Any:
         """The inverse of :meth:`decoded`, to its digits."""

@@ -165,22 +165,16 @@ def load_space(space: Path, config: Path | None, overrides: Sequence[str] = ()) 
 def _without_variables(node: Any, path: tuple[str, ...], variables: dict[str, Variable]) -> Any:
     """The fixed part of an overlay; its choices go into ``variables``."""
     if isinstance(node, list):
-        items = [_without_variables(value, (*path, str(i)), variables) for i, value in enumerate(node)]
-        chosen = [variables.get(".".join([*path, str(i)])) for i in range(len(node))]
-        # A list without one of its items would be no list: the base configuration has the first value there.
-        return [
-            item if variable is None else (*variable.base, *variable.corners)[0]
-            for item, variable in zip(items, chosen, strict=True)
-        ]
+        return [_without_variables(value, (*path, str(i)), variables) for i, value in enumerate(node)]
     if not isinstance(node, dict):
         return node
     where = ".".join(path)
     is_variable = "choose" in node or "between" in node
     if is_variable or _is_value(path):
-        variables[where] = parse_variable(
-            node, where, where == "model.subnets.groups" or is_whole_number(path, json_schema())
-        )
-        return None
+        whole = where == "model.subnets.groups" or is_whole_number(path, json_schema())
+        variables[where] = variable = parse_variable(node, where, whole)
+        # A list takes the place of the base configuration's: what is chosen inside it has its first value there.
+        return (*variable.base, *variable.corners)[0] if any(part.isdigit() for part in path) else None
     if where in _RULES:
         check_keys(node, _RULES[where], where)
     parts = {key: _without_variables(value, (*path, str(key)), variables) for key, value in node.items()}
@@ -189,7 +183,9 @@ def _without_variables(node: Any, path: tuple[str, ...], variables: dict[str, Va
 
 def _is_value(path: tuple[str, ...]) -> bool:
     """Whether the configuration has no keys below this one, so that a mapping there must be a choice."""
-    is_inside_rule = _rule_of(".".join(path)) is not None
+    rule = _rule_of(".".join(path))
+    # What a rule's key holds as a list are items of the configuration.
+    is_inside_rule = rule is not None and not path[rule.count(".") + 1].isdigit()
     return bool(path) and (is_inside_rule or (".".join(path) not in _RULES and not allowed_keys(path, json_schema())))
 
 

@@ -64,12 +64,14 @@ def log_evaluation(uri: str | None, rows: Sequence[Row], folder: Path, report: P
 
 
 def mean_values(rows: Sequence[Row]) -> dict[str, float]:
-    """Means by metric names such as ``eval/Set5_x3.4/psnr_y``; ``_full`` and ``_bicubic`` behind other than †."""
+    """Means by metric names such as ``eval/Set5_x3.4/psnr_y``; ``_full`` and ``_bicubic`` behind other than †.
+
+    Those of which an image's score is missing are left out: they would be of other images.
+    """
     groups: dict[str, list[float]] = defaultdict(list)
     several = len({row.model for row in rows if row.kind != INTERPOLATION}) > 1
     for row in rows:
-        if row.value is not None:
-            groups[_name(row, several)].append(row.value)
+        groups[_name(row, several)].append(np.nan if row.value is None else row.value)
     means = {name: float(np.mean(values)) for name, values in groups.items()}
     return {name: value for name, value in means.items() if np.isfinite(value)}
 

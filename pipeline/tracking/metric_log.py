@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.errors import UserError, one_line
+from pipeline.files import write_text
 from pipeline.storage import s3
 from pipeline.storage.places import S3Uri, parse_place
 
@@ -152,8 +153,10 @@ class JsonlSink:
     def last_steps(self) -> dict[str, int]:
         if not self._path.exists():
             return {}
-        complete = [line for line in self._path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        self._path.write_text("".join(complete))
+        lines = self._path.read_text().splitlines(keepends=True)
+        complete = [line for line in lines if line.endswith("\n")]
+        if complete != lines:
+            write_text(self._path, "".join(complete))
         return _last_steps(complete)
 
     def write(self, metrics: list[Metric]) -> None:

@@ -11,7 +11,9 @@ from mlflow.models import ModelSignature
 from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 import anysr
+from pipeline.files import sha256
 
+_FILE_TAG = "anysr.sha256"
 _HERE = Path(__file__).parent
 _REQUIREMENTS = ("numpy", "safetensors", "torch")
 
@@ -20,9 +22,14 @@ def register(model_file: Path, uri: str, run_id: str, name: str, tags: dict[str,
     """Log a model file to a run and register it with tags; returns its version.
 
     The result needs neither this repository nor Ray: the library's code travels with it. MLflow
-    itself keeps the alias ``latest`` on the newest version and lets nobody set it.
+    itself keeps the alias ``latest`` on the newest version and lets nobody set it. A file that the run has
+    registered before, and was then interrupted, is not registered again.
     """
     mlflow.set_tracking_uri(uri)
+    tags = tags | {_FILE_TAG: sha256(model_file)}
+    for version in mlflow.MlflowClient().search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
+        if version.tags.get(_FILE_TAG) == tags[_FILE_TAG]:
+            return str(version.version)
     with mlflow.start_run(run_id=run_id):
         info = mlflow.pyfunc.log_model(
             name="model",

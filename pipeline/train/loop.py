@@ -40,7 +40,7 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
     keep_freed_memory()
     train_photos, validation_photos = open_photos(config)
     state = TrainState.fresh(config, context.device)
-    state.run_id = run_id
+    state.run_id, state.photos = run_id, (train_photos.fingerprint, validation_photos.fingerprint)
     with context.latest_checkpoint() as folder:
         if folder is not None:
             log.restore(state.restore(folder, config))

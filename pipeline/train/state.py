@@ -34,6 +34,7 @@ class TrainState:
         scores: results of the last validation.
         loss_windows: each worker's losses since the last logged mean.
         run_id: the MLflow run.
+        photos: fingerprints of those to train on and to validate on.
         watch: the steps whose losses nobody has looked at yet.
     """
 
@@ -44,6 +45,7 @@ class TrainState:
     scores: list[dict[str, Any]] = field(default_factory=list)
     loss_windows: list[list[float]] = field(default_factory=list)
     run_id: str | None = None
+    photos: tuple[str, str] | None = None
     watch: FiniteWatch = field(default_factory=FiniteWatch)
 
     @classmethod
@@ -70,6 +72,7 @@ class TrainState:
             "scores": self.scores,
             "loss_windows": self.loss_windows,
             "run_id": self.run_id,
+            "photos": self.photos,
             "rng": _rng_states(),
             "pending_metrics": pending_metrics,
             "config": config.to_dict(),
@@ -86,12 +89,16 @@ class TrainState:
         """
         values = read_checkpoint(folder)
         check_unchanged(values["config"], config)
+        self._check_photos(values.get("photos"), config)
         self.model.load_state_dict(values["model"])
         if self.ema is not None and values["ema"] is not None:
             self.ema.load_state_dict(values["ema"])
         elif self.ema is not None:
             self.ema.module.load_state_dict(values["model"])
+        options = [{**group, "params": None} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(values["optimizer"])
+        for group, option in zip(self.optimizer.param_groups, options, strict=True):
+            group.update({**option, "params": group["params"]})
         self.step, self.scores, self.run_id = values["step"], values["scores"], values["run_id"]
         self.loss_windows = values["loss_windows"]
         if self.step > config.train.steps:
@@ -101,6 +108,15 @@ class TrainState:
         _restore_rng(values["rng"])
         pending: list[Any] = values["pending_metrics"]
         return pending
+
+    def _check_photos(self, before: tuple[str, str] | None, config: TrainingConfig) -> None:
+        if before is None or self.photos is None or before == self.photos or config.run.allow_changes:
+            return
+        kind = "to train on" if before[0] != self.photos[0] else "to validate on"
+        raise FatalError(
+            f"the photos {kind} are not those that the run {config.run.name!r} was started with; bring those back, "
+            "choose a new run.name, or set run.allow_changes=true to go on with these"
+        )
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:

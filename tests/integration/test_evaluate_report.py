@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -106,9 +107,20 @@ def test_many_means_and_no_password(work, monkeypatch):
     assert said == f"MLflow run {found.info.run_id} at {place}"
     assert found.data.metrics == pytest.approx(evaluation_run.mean_values(rows))
     assert len(found.data.metrics) > 3
+    failed = replace(next(row for row in rows if row.metric == "psnr"), value=None, status="damaged")
+    assert len(evaluation_run.mean_values([*rows, failed])) == len(found.data.metrics) - 1
     with pytest.raises(UserError) as refused:
         evaluation_run.log_evaluation("http://me:secret@127.0.0.1:9", rows, work / "evaluation", None)
     assert "secret" not in str(refused.value)
+
+
+def test_costs_of_other_scales_are_kept(work):
+    folder = work / "costs"
+    for scale in ("2", "3", "2"):
+        arguments = ("--local", "--model", "m.safetensors", "--suite", "s=hr", "--scales", scale, "--costs")
+        run(work, "evaluate.py", *arguments, "--cost-size", "96x64", "--out", str(folder))
+    costs = pq.read_table(folder / "costs.parquet").to_pylist()
+    assert sorted((c["scale_h"], c["subnet"]) for c in costs) == [(2, "auto"), (3, "auto")]
 
 
 def test_a_folder_without_rows_is_one_line(work):

@@ -237,6 +237,21 @@ def test_a_disk_that_fills_up_keeps_what_came(mirror, tmp_path, archives):
         subprocess.run(["umount", "-l", str(small)], check=True)
 
 
+def test_an_archive_outlives_a_disk_that_is_too_full_to_unpack_it(mirror, tmp_path, monkeypatch):
+    ways, _ = how(mirror, tmp_path, verified=False)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="free some space"):
+        patched.setattr("pipeline.data.prepare.unpack", full)
+        prepare(chosen(["Set5"]), ways)
+    assert (tmp_path / "downloads/benchmark.tar").is_file()
+    fetched = len(mirror.requests)
+    prepare(chosen(["Set5"]), ways)
+    assert len(mirror.requests) == fetched
+
+
 def test_manga109_is_taken_from_a_folder(job, mirror, tmp_path):
     mine = tmp_path / "mine/HR"
     mine.mkdir(parents=True)

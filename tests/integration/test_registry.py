@@ -72,7 +72,9 @@ def uri(tmp_path_factory):
     for model in (network(0.0, 0.01), network(0.03, 0.01), network(0.0, 0.00999), network(0.0, 0.0, dearer)):
         anysr.save(model, folder / "model.safetensors")
         run = client.create_run(experiment)
-        register(folder / "model.safetensors", uri, run.info.run_id, "anysr", facts.tags(run.info.run_id))
+        file, tags = folder / "model.safetensors", facts.tags(run.info.run_id)
+        version = register(file, uri, run.info.run_id, "anysr", tags)
+        assert register(file, uri, run.info.run_id, "anysr", tags) == version  # as after an interruption
     return uri
 
 

@@ -95,8 +95,15 @@ def test_a_model_may_be_named_and_changed():
     jsonschema.validate({"model": {"name": "rdn-srno", "encoder": {"kind": "rdn", "num_blocks": 2}}}, json_schema())
 
 
-def test_a_run_may_be_called_by_a_number():
-    assert load_config(None, ["run.name=2024"]).run.name == "2024"
+@pytest.mark.parametrize("name", ["2024", "1.10", "010", "0x1F", "1_0", "true"])
+def test_a_run_may_be_called_by_a_number(name, tmp_path):
+    assert load_config(None, [f"run.name={name}"]).run.name == name
+    assert load_config(None, [f"run.name='{name}'"]).run.name == name
+    path = tmp_path / "c.yaml"
+    path.write_text(f"run: {{name: {name}}}")
+    with pytest.raises(UserError, match=r"run\.name"):
+        load_config(path, [])
+    assert load_config(path, ["run.name=null"]).run.name is None
 
 
 def test_a_key_given_twice_is_refused(tmp_path):
@@ -112,12 +119,21 @@ def test_an_empty_section_keeps_its_defaults(tmp_path):
     assert load_config(path, ["train.steps=7"]).train.steps == 7
 
 
+def test_a_job_with_a_password_in_its_command_is_refused():
+    from pipeline.on_ray.submit import follow_job
+
+    with pytest.raises(UserError, match="holds a password") as refused:
+        follow_job(ROOT, {}, "python", ["--tracking-uri", "http://me:secret@host:5000"], {})
+    assert "secret" not in str(refused.value)
+
+
 def test_relative_paths_of_photos_are_made_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     from pipeline.on_ray.submit import local_paths
 
-    config = load_config(None, ["data.train=photos", "tracking.uri=sqlite:///x.db"])
-    overrides = local_paths(config)
+    given = ["data.train=photos", "tracking.uri=sqlite:///x.db", "train.init_from=plain.safetensors"]
+    overrides = local_paths(load_config(None, given))
+    assert f'train.init_from="{tmp_path}/plain.safetensors"' in overrides
     assert f'data.train="{tmp_path}/photos"' in overrides
     assert f"tracking.uri=sqlite:///{tmp_path}/x.db" in overrides
     assert load_config(None, overrides).data.train == tmp_path / "photos"

@@ -1,3 +1,6 @@
+import math
+from dataclasses import replace
+
 import pytest
 
 from pipeline.errors import UserError
@@ -49,6 +52,17 @@ def test_a_dearer_network_is_refused_unless_the_margin_allows_it():
     assert "1.01 G" in reason
     assert objections(comparison(EQUAL, (1e9, 1.01e9)), 0.05, cost_margin=0.02) == []
     assert objections(comparison(EQUAL, (1e9, 0.5e9)), 0.05) == []
+
+
+def test_what_is_no_number_is_never_good_enough():
+    (reason,) = objections(comparison({**EQUAL, ("Set5", HIGH, "2.5"): math.nan}), 0.05)
+    assert "nan" in reason
+    assert objections(comparison(EQUAL, (1e9, math.nan)), 0.05, cost_margin=1)
+
+
+def test_a_network_of_one_factor_does_not_replace_one_of_many():
+    (reason,) = objections(replace(comparison(EQUAL), only_factor=2), 1.0)
+    assert "x2 alone" in reason
 
 
 def test_groups_of_two_networks_are_cut_at_the_edges_of_both():

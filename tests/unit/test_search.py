@@ -64,6 +64,25 @@ class TestSpace:
         assert [group.scales for group in config.model.subnets] == [(1, 2), (2, 3), (3, 4)]
         assert [group.encoder_width for group in config.model.subnets] == [0.25, 0.75, 1.0]
 
+    def test_numbers_with_a_step_stay_on_its_grid(self):
+        (width,) = load_space(
+            SPACE, BASE, ["model.interweave.interval=16", "model.subnets={groups: 2, encoder_width: 0.5}",
+                          "sampling.random_width_probability={between: [0.25, 0.75], step: 0.03125}"],
+        ).variables.values()  # fmt: skip
+        values = [width.decoded(value) for value in (0.25, 0.53125, 0.5312, 0.75)]
+        assert values == [0.25, 0.53125, 0.53125, 0.75]
+        assert all(width.distribution._contains(value) for value in values)
+
+    def test_groups_may_be_listed_and_lists_may_hold_whole_numbers(self):
+        groups = "[{scales: [1, 2], encoder_width: {choose: [0.25, 0.5]}}, {scales: [2, 4]}]"
+        space = load_space(
+            SPACE, BASE, [f"model.subnets={groups}", "data.degradation.jpeg_quality=[{between: [50, 70]}, 95]"]
+        )
+        assert space.config({"model.subnets.0.encoder_width": 0.25}).model.subnets[0].encoder_width == 0.25
+        assert space.reference().data.degradation.jpeg_quality == (50, 95)
+        quality = space.variables["data.degradation.jpeg_quality.0"]
+        assert isinstance(quality.decoded(60), int)
+
     def test_any_value_may_be_a_choice(self):
         space = load_space(
             SPACE, BASE,

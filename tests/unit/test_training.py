@@ -133,6 +133,30 @@ def test_another_configuration_is_not_resumed_in_silence():
         check_unchanged(before, tiny_config("run.name=r"))
 
 
+def test_a_resumed_optimizer_has_the_new_options(tmp_path):
+    TrainState.fresh(tiny_config(), CPU).save(tmp_path, tiny_config(), [])
+    config = tiny_config("train.weight_decay=0.1", "run.allow_changes=true")
+    state = TrainState.fresh(config, CPU)
+    state.restore(tmp_path, config)
+    assert [group["weight_decay"] for group in state.optimizer.param_groups] == [0.1]
+    assert all(group["params"] for group in state.optimizer.param_groups)
+
+
+def test_other_photos_are_not_resumed_in_silence(tmp_path):
+    before = TrainState.fresh(tiny_config(), CPU)
+    before.photos = ("a", "b")
+    before.save(tmp_path, tiny_config(), [])
+    for photos, refused in ((("a", "b"), None), (("c", "b"), "to train on"), (("a", "c"), "to validate on")):
+        state = TrainState.fresh(tiny_config(), CPU)
+        state.photos = photos
+        if refused is None:
+            state.restore(tmp_path, tiny_config())
+            continue
+        with pytest.raises(FatalError, match=refused):
+            state.restore(tmp_path, tiny_config())
+        state.restore(tmp_path, tiny_config("run.allow_changes=true"))
+
+
 def test_a_damaged_checkpoint_is_named(batches, tmp_path):
     config = tiny_config()
     state = TrainState.fresh(config, CPU)
