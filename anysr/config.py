@@ -116,6 +116,8 @@ class ModelConfig:
                 given[name] = _read(table[kind][0], given[name], f"model.{name}")
         if isinstance(given.get("interweave"), Mapping):
             given["interweave"] = _read(InterweaveConfig, given["interweave"], "model.interweave")
+        elif not isinstance(given.get("interweave"), InterweaveConfig | None):
+            raise ValueError(f"model.interweave must be a mapping, or null, got {given['interweave']!r}")
         if isinstance(given.get("colour"), Mapping):
             given["colour"] = _read(ColourConfig, given["colour"], "model.colour")
         if "subnets" in given:

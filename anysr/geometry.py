@@ -216,11 +216,12 @@ def bilinear_rows(image_BCHW: Tensor, size: tuple[int, int], top: int, bottom: i
 def _between(x_BCHW: Tensor, dim: int, num_pixels: int, first: int, last: int) -> Tensor:
     """Pixels [first, last) of one axis with ``num_pixels`` of them, each between two of ``x_BCHW``."""
     length = x_BCHW.shape[dim]
-    places = torch.arange(first, last, dtype=torch.float64, device=x_BCHW.device)
+    device = x_BCHW.device
+    # Apple's GPUs know no float64.
+    places = torch.arange(first, last, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
     place = ((places + 0.5) * (length / num_pixels) - 0.5).clamp(0, length - 1)
-    lower = place.long()
+    lower, share = place.long().to(device), (place - place.floor()).float().to(device)
     below, above = (x_BCHW.index_select(dim, i).float() for i in (lower, (lower + 1).clamp_max(length - 1)))
-    share = (place - lower).float()
     # Operation by operation: torch's own kernels round at the seams of their threads' parts in another way.
     return below + (above - below) * (share[:, None] if dim == 2 else share)
 

@@ -83,7 +83,7 @@ class AnySR(nn.Module):
             (N, 3, H, W) RGB in the same range, not clamped; (N, Q, 3) with ``coord``.
 
         Raises:
-            ValueError: a wrong shape, scale, size, subnet or tile.
+            ValueError: a wrong shape, scale, size, subnet or tile; LIIF's coordinates that want gradients.
         """
         if not torch.is_grad_enabled() and coord is None:
             height, width = resolve_target(_check_images(lr), scale, size).size
@@ -93,6 +93,7 @@ class AnySR(nn.Module):
             with torch.autocast(lr.device.type, enabled=False):
                 return same(lr, scale, size, subnet=subnet, coord=coord, tile=tile)
         target = resolve_target(_check_images(lr), scale, size)
+        coord = None if coord is None else _checked_coord(coord, len(lr))
         chosen = self.subnet_for(subnet, target.largest_scale)
         grid = GridQueries(target.size, target.scale)
         queries: Queries = grid if coord is None else PointQueries(coord, grid.cell, target.scale)
@@ -226,6 +227,16 @@ def build(config: ModelConfig | Mapping[str, Any] | str, **overrides: Any) -> An
 
 def _untold(share: float) -> None:
     """Nobody asked for progress."""
+
+
+def _checked_coord(coord: Tensor, batch: int) -> Tensor:
+    """(N, Q, 2) float32."""
+    if coord.dim() != 3 or len(coord) != batch or coord.shape[2] != 2 or not coord.is_floating_point():
+        raise ValueError(
+            f"coord must be (N, Q, 2) floating-point (y, x) in [-1, 1] for {batch} images, got {coord.dtype} "
+            f"{tuple(coord.shape)}"
+        )
+    return coord.float().contiguous()
 
 
 def _check_images(lr: Tensor) -> tuple[int, int]:

@@ -31,6 +31,7 @@ def save(model: AnySR, path: str | os.PathLike[str], *, half: bool = False) -> N
     Raises:
         ValueError: with ``half``, a weight that float16 cannot hold.
     """
+    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # One key: the format does not keep the order of several, and equal networks are to be equal files.
@@ -88,13 +89,18 @@ def _load_own(path: str | os.PathLike[str]) -> AnySR:
                 f"{path} is not an AnySR model file of format {_FORMAT} (found {description.get('format')!r}); "
                 "write model files with anysr.save"
             )
-        model = AnySR(ModelConfig.from_dict(description["config"]))
+        config = ModelConfig.from_dict(description["config"])
+        with torch.device("meta"):  # a description alone is to take no memory
+            shapeless = AnySR(config).state_dict()
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} does not describe a network ({error!r}); write model files with anysr.save"
         ) from error
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    expected = {name: tuple(tensor.shape) for name, tensor in shapeless.items()}
     check_fit(str(path), expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    if whole := [n for n, t in shapeless.items() if t.is_floating_point() != tensors[n].is_floating_point()]:
+        raise ValueError(f"the weights in {path} are of another kind: {whole[0]} is {tensors[whole[0]].dtype}")
+    model = AnySR(config)
     if description.get("widen"):
         tensors = {name: tensor.float() for name, tensor in tensors.items()}
     model.load_state_dict({name: tensors[name].reshape(shape) for name, shape in expected.items()}, assign=True)

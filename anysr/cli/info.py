@@ -60,7 +60,7 @@ def describe(opened: OpenedModel, lr_size: tuple[int, int]) -> dict[str, Any]:
 
 def _describe_subnet(opened: OpenedModel, subnet: Subnet, lr_size: tuple[int, int]) -> dict[str, Any]:
     model = opened.model
-    scale = _typical_scale(subnet)
+    scale = getattr(model.config.decoder, "factor", None) or _typical_scale(subnet)
     spent = cost(model, lr_size, scale, subnet.index)
     return {
         "index": subnet.index,

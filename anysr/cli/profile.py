@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", default=None, help="cpu, cuda, cuda:1, mps; default: cuda where there is one")
     add("--precision", nargs="+", default=["fp32"], choices=PRECISIONS)
     add("--sizes", nargs="+", type=int, default=list(SIZES_PX), metavar="PX", help="sides of the LR images")
-    add("--scales", nargs="+", type=float, default=list(SCALES), metavar="S")
+    add("--scales", nargs="+", type=float, default=list(SCALES), metavar="S", help="a network of one factor has that")
     add("--max-run", default="1s", metavar="T", help="leave out what takes longer a run; default 1s")
     add("-o", "--out", type=Path, metavar="FILE", help="write here instead of the cache")
 

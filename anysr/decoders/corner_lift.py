@@ -57,12 +57,12 @@ class CornerLift:
     def on(cls, grid: CornerGrid, rel_K8: Tensor, feat_K4D: Tensor, bias_K: Tensor) -> CornerLift:
         """The layer with these columns; ``rel_K8`` reads (y, x) of each corner, the cell is in the bias."""
         rel_K222 = rel_K8.float().reshape(-1, 2, 2, 2)
-        row = grid.ys.rel.t() @ rel_K222[..., 0].sum(2).t() + bias_K
+        row = grid.ys.rel.t() @ rel_K222[..., 0].sum(2).t() + bias_K.float()
         return cls(feat_K4D.float().transpose(0, 1), row, grid.xs.rel.t() @ rel_K222[..., 1].sum(1).t())
 
     def then(self, weight: Tensor, bias: Tensor) -> CornerLift:
         """This layer followed by another."""
-        weight = weight.float()
+        weight, bias = weight.float(), bias.float()
         return CornerLift(weight @ self.feat, self.row @ weight.t() + bias, self.col @ weight.t())
 
     def projection(self) -> tuple[Tensor, Tensor]:

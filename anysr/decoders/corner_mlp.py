@@ -29,7 +29,12 @@ def corner_mlp(table_NK: Tensor, index_Q: Tensor, rel_Q2: Tensor, rel_2K: Tensor
         rel_Q2: place among them, without gradient.
         rel_2K: the first layer's share of that.
         layers: weight, bias, weight, bias, …, the last to 3 channels.
+
+    Raises:
+        ValueError: a gradient is wanted of ``rel_Q2``.
     """
+    if rel_Q2.requires_grad:
+        raise ValueError("LIIF answers without gradients with respect to coord; give coord.detach()")
     return cast(Tensor, _CornerMlp.apply(table_NK, index_Q, rel_Q2, rel_2K, *layers))
 
 

@@ -37,7 +37,7 @@ class Rows:
 
 def assemble(pieces: Iterable[Rows], batch: int, size: tuple[int, int], device: torch.device) -> Tensor:
     """(batch, 3, H, W) from its rows."""
-    rgb_B3HW = torch.empty(batch, 3, *size, device=device)
+    rgb_B3HW = torch.empty(batch, 3, *size, dtype=torch.float32, device=device)
     for piece in pieces:
         rgb_B3HW[piece.image, :, piece.top : piece.top + piece.rgb.shape[1]] = piece.rgb
     return rgb_B3HW

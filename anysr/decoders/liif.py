@@ -70,6 +70,8 @@ class LiifConfig:
     fade_in: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.skip not in ("none", "bilinear"):
+            raise ValueError(f'decoder.skip must be "none" or "bilinear", got {self.skip!r}')
         if self.hidden < 1 or self.num_layers < 1:
             raise ValueError(
                 f"decoder.hidden and decoder.num_layers must be at least 1, got {self.hidden} and {self.num_layers}"
@@ -183,7 +185,9 @@ class Liif(nn.Module):
             decode = self._fused_strips(axes, cols, rel_weight, width, parts)
         for strip in strips(axes[0].index, strip_rows(feat_BDhw, cols * len(bias) * dtype.itemsize)):
             for b in range(batch):
-                rgb_3RW = torch.empty(3, strip.bottom - strip.top, queries.size[1], device=feat_BDhw.device)
+                rgb_3RW = torch.empty(
+                    3, strip.bottom - strip.top, queries.size[1], dtype=torch.float32, device=feat_BDhw.device
+                )
                 with torch.autocast(feat_BDhw.device.type, enabled=False):
                     decode(strip, conv3x3_rows(feat_BDhw[b], kernel, bias, strip), rgb_3RW)
                 if self.config.skip == "bilinear":

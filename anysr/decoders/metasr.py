@@ -128,7 +128,7 @@ class MetaSr(nn.Module):
         kernel, columns = self._kernel(width).to(dtype), list(_alike(xs.index, len(xs.index), 1))
         for strip in strips(ys.index[None], strip_rows(feat_BDhw, cols * kernel.shape[0] * dtype.itemsize)):
             for b in range(batch):
-                rgb_3RW = torch.empty(3, strip.bottom - strip.top, queries.size[1], device=device)
+                rgb_3RW = torch.empty(3, strip.bottom - strip.top, queries.size[1], dtype=torch.float32, device=device)
                 with torch.autocast(device.type, enabled=False):
                     table = conv3x3_rows(feat_BDhw[b], kernel, None, strip)
                     z_hwcj = table.view(-1, cols, 3, width + 1)

@@ -20,7 +20,7 @@ from anysr.constants import constants
 from anysr.decoders.corner_lift import CornerGrid, CornerLift, LiftedBlock, LiftedBlocks
 from anysr.decoders.galerkin import Galerkin, Moments, PreparedMix
 from anysr.decoders.grid import CORNERS, Rows, assemble, block_pixels
-from anysr.decoders.srno_fused import FUSED_HEAD, FusedSrno
+from anysr.decoders.srno_fused import FUSED_HEAD, KEPT_BYTES, FusedSrno
 from anysr.fast_linear import FastLinear
 from anysr.geometry import (
     GridQueries,
@@ -34,9 +34,6 @@ from anysr.geometry import (
 )
 from anysr.native.fused import parts_for
 from anysr.slimmable import SlimConv2d, prefix
-
-# Hidden states kept between passes instead of being computed again, in bytes.
-KEPT_BYTES = 384 * 2**20
 
 
 @dataclass(frozen=True)
@@ -203,7 +200,9 @@ class Srno(nn.Module):
                 if rows.start:
                     yield top, rgb_3RW
                 top = rows.start
-                rgb_3RW = torch.empty(3, rows.stop - top, states.grid.size[1], device=feat_Dhw.device)
+                rgb_3RW = torch.empty(
+                    3, rows.stop - top, states.grid.size[1], dtype=torch.float32, device=feat_Dhw.device
+                )
             rgb_3RW[..., cols] = fc2(fc1(x_QK)).float().t().view(3, rgb_3RW.shape[1], -1)
         yield top, rgb_3RW
 

@@ -84,7 +84,7 @@ class FusedSrno:
         tables = [_Table(lift, self.feat_Dhw, all_strips, self.parts) for lift in lifts]
         self.kept.first_block = 0
         for strip in all_strips:
-            rgb_3RW = torch.empty(3, strip.bottom - strip.top, self.grid.size[1])
+            rgb_3RW = torch.empty(3, strip.bottom - strip.top, self.grid.size[1], dtype=torch.float32)
             num_blocks = num_blocks_of(strip, self.grid.size[1])
             lookups = [] if self.kept.hold(num_blocks) else [table.lookup(strip) for table in tables]
             strip_grid = StripGrid(image, strip, rgb_3RW)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -43,6 +44,10 @@ class EdsrConfig:
                 "encoder.num_blocks and encoder.channels must be at least 1 and adapt_every at least 0, got "
                 f"{self.num_blocks}, {self.channels} and {self.adapt_every}"
             )
+        if self.block_channels is not None and self.block_channels < 1:
+            raise ValueError(f"encoder.block_channels must be at least 1, or null, got {self.block_channels}")
+        if not math.isfinite(self.residual_scale):
+            raise ValueError(f"encoder.residual_scale must be a finite number, got {self.residual_scale}")
 
     @property
     def slim_channels(self) -> int:

@@ -49,6 +49,8 @@ class RdnConfig:
                 "encoder.num_blocks, growth and channels must be at least 1, num_convs at least 4 and adapt_every at "
                 f"least 0, got {self.num_blocks}, {self.growth}, {self.channels}, {self.num_convs}, {self.adapt_every}"
             )
+        if self.narrow_growth is not None and self.narrow_growth < 1:
+            raise ValueError(f"encoder.narrow_growth must be at least 1, or null, got {self.narrow_growth}")
         if self.columns not in ("prefix", "own"):
             raise ValueError(f'encoder.columns must be "prefix" or "own", got {self.columns!r}')
 

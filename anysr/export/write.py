@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import secrets
@@ -64,6 +65,7 @@ def export_file(model: AnySR, subnet: int, path: Path, kind: Format, name: str) 
     Raises:
         ValueError: it answers differently; nothing is kept.
     """
+    model = copy.deepcopy(model).cpu().float().eval()  # files hold float32, whatever the network was kept in
     network = model.extract(model.subnets[subnet].index).fuse()
     about = describe_subnet(model, subnet, name)
     with _whole_file(path) as partial:

@@ -36,11 +36,12 @@ def read_planes(data: bytes, max_megapixels: float) -> tuple[Pixels, Pixels | No
     """Colour and alpha of a TIFF as it is stored; None for what Pillow reads.
 
     Raises:
-        ImageError: several pages, more pixels than allowed, or a kind of colour that is not read.
+        ImageError: more pixels than allowed, or a kind of colours or numbers that is not read.
     """
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages.first
         assert isinstance(page, tifffile.TiffPage)
+        _check_samples(page)
         if not _is_ours(page, data):
             return None
         if page.samplesperpixel > _MAX_CHANNELS:
@@ -102,6 +103,14 @@ def encode_tiff(picture: Picture) -> bytes:
     return _with_ifds(out.getvalue(), metadata)
 
 
+def _check_samples(page: tifffile.TiffPage) -> None:
+    """Pillow reads others as if they filled 8 or 16 bits."""
+    signed = page.sampleformat != tifffile.SAMPLEFORMAT.UINT
+    if signed or page.bitspersample not in (1, 2, 4, 8, 16):
+        kind = "signed or floating-point numbers of " if signed else ""
+        raise ImageError(f"{kind}{page.bitspersample} bits a channel are not read; save it with 8 or 16")
+
+
 def _is_ours(page: tifffile.TiffPage, data: bytes) -> bool:
     if page.bitspersample == 16:
         return page.dtype == np.uint16
@@ -121,11 +130,11 @@ def _by_photometric(pixels: Pixels, page: tifffile.TiffPage) -> tuple[Pixels, Pi
     colour = pixels[..., :channels]
     if page.photometric == kinds.MINISWHITE:
         colour = np.iinfo(pixels.dtype).max - colour
-    if pixels.shape[2] == channels or not page.extrasamples:
-        return colour, None
+    kind = page.extrasamples[0] if page.extrasamples else tifffile.EXTRASAMPLE.UNSPECIFIED
+    if pixels.shape[2] == channels or kind == tifffile.EXTRASAMPLE.UNSPECIFIED:
+        return colour, None  # what else a file may hold, such as a scanner's infrared, hides nothing
     alpha = pixels[..., channels]
-    associated = page.extrasamples[0] == tifffile.EXTRASAMPLE.ASSOCALPHA
-    return (_unassociated(colour, alpha) if associated else colour), alpha
+    return (_unassociated(colour, alpha) if kind == tifffile.EXTRASAMPLE.ASSOCALPHA else colour), alpha
 
 
 def _unassociated(colour: Pixels, alpha: Pixels) -> Pixels:

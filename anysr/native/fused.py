@@ -254,7 +254,7 @@ class KeptStates:
 
     def __init__(self, num_blocks: int, channels: int, most_bytes: int) -> None:
         room = max(0, min(num_blocks, most_bytes // (4 * BLOCK_ROWS * channels)))
-        self.states = torch.empty(room, BLOCK_ROWS, channels)
+        self.states = torch.empty(room, BLOCK_ROWS, channels, dtype=torch.float32)
         self.are_known = False
         self.first_block = 0
 

@@ -649,8 +649,11 @@ struct GradientWorker {
   Rows<parts> planes{rows, plane + (plane % 64 == 0 ? kPair : 0)};
   Buffer<Value> packed{(size_t)kParts * depth * cols};
   Buffer<float> none{(size_t)cols};
+  std::vector<int> offsets;
 
-  explicit GradientWorker(const GradientCall& call) : call(call) {}
+  explicit GradientWorker(const GradientCall& call) : call(call) {
+    for (int i = 0; i < depth; i += kPair) offsets.push_back(i);
+  }
 
   int count() const { return call.threads; }
 
@@ -668,7 +671,7 @@ struct GradientWorker {
       const int shift = tap / 3 * across + tap % 3;
       float* to = weight + (size_t)tap * rows * cols;
       auto from = [&](int n) {
-        Source<parts> source = planes.from(n * kPair, in_order());
+        Source<parts> source = planes.from(n * kPair, offsets.data());
         for (auto& part : source.part) part += shift;
         return source;
       };

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -52,9 +52,11 @@ def measure(
         upscaler: the network on its device.
         model_digest: of its file.
         precisions: to measure.
-        sweep: sizes and scales.
+        sweep: sizes and scales; a network of one factor is measured at that.
         tell: called with each measurement as it is made.
     """
+    if factor := getattr(upscaler.model.config.decoder, "factor", None):
+        sweep = replace(sweep, scales=(float(factor),))
     found = []
     for precision in precisions:
         for subnet in range(len(upscaler.model.subnets)):

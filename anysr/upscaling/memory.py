@@ -13,9 +13,11 @@ from pathlib import Path
 
 import torch
 
+from anysr.decoders.srno_fused import KEPT_BYTES
 from anysr.encoders.tiles import WINDOW_BYTES
 from anysr.model import AnySR, Subnet
 from anysr.upscaling.plan import Plan, Precision, Tile
+from anysr.upscaling.strips import NUM_SYMMETRIES
 
 TILES_PX = (512, 256, 128, 64, 32)
 _SCRATCH_BYTES = 256 * 2**20
@@ -23,6 +25,8 @@ _TYPICAL_BYTES = 512 * 2**20
 _HALO_PX = 16
 # Copies of a plane on its way to the network, and of the answer on its way into a file.
 _COPIES_IN, _COPIES_OUT = 4, 3
+# Of the self-ensemble, float32 RGB: the sum so far, an answer, and the answer turned back.
+_COPIES_ENSEMBLE = 3
 # Maps of the trunk's channels that tiled encoding keeps.
 _KEPT_MAPS = {"edsr": 1, "rcan": 3, "rdn": 3, "rgb": 0}
 
@@ -41,7 +45,11 @@ def peak_bytes(model: AnySR, plan: Plan, precision: Precision, tile: Tile, out_b
     element = 4 if precision == "fp32" else 2
     pictures = _COPIES_IN * 3 * 4 * h * w + _COPIES_OUT * out_bytes_per_pixel * height * width
     encoder = element * _encoder_values(model, plan.subnet, (h, w), tile)
-    return resident_bytes() + pictures + encoder + _SCRATCH_BYTES
+    if plan.passes >= NUM_SYMMETRIES:
+        pictures += _COPIES_ENSEMBLE * 3 * 4 * height * width
+    states = element * plan.subnet.decoder_channels * height * width
+    decoder = min(KEPT_BYTES, states) if model.config.decoder.kind == "srno" else 0
+    return resident_bytes() + pictures + encoder + decoder + _SCRATCH_BYTES
 
 
 def fitting_tile(

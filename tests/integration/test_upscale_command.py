@@ -318,6 +318,17 @@ def test_info(model, capsys):
     assert main(["info", str(model), "--lr-size", "64"]) == 2
 
 
+def test_a_network_of_one_factor(upscale, photo, tmp_path, capsys):
+    torch.manual_seed(0)
+    model = tmp_path / "x2.safetensors"
+    anysr.save(anysr.build("ecbsr-m4c16-x2"), model)
+    assert main(["info", str(model)]) == 0
+    assert "x2:" in capsys.readouterr().out
+    assert main(["profile", "--model", str(model), "--sizes", "8", "16", "24"]) == 0
+    code, printed, _ = upscale(photo, "--model", model, "--scale", 2, "-o", tmp_path / "o.png", "--latency", "5min")
+    assert code == 0, printed
+
+
 def test_compare(photo, model, tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     assert main(["compare", "bicubic", f"{model}:full", "--hr", str(photo), "--scale", "2", "-o", str(sheet)]) == 0

@@ -197,6 +197,28 @@ def test_tiff_with_alpha_of_either_kind(peak, planarconfig, photometric, channel
         assert np.abs(picture.colour.astype(int) - colour).max() <= (1 if kind == "assocalpha" else 0)
 
 
+@pytest.mark.parametrize("peak", [255, 65_535])
+def test_a_channel_of_unknown_meaning_hides_nothing(peak):
+    """As a scanner's infrared."""
+    colour, out = smooth(9, 11, 3, peak), io.BytesIO()
+    planes = np.dstack([colour, np.zeros((9, 11), colour.dtype)])
+    tifffile.imwrite(out, planes, photometric="rgb", extrasamples=["unspecified"])
+    picture = read_image(out.getvalue())
+    assert picture.alpha is None
+    assert np.array_equal(picture.colour, colour)
+
+
+@pytest.mark.parametrize("what", ["signed 8", "signed 16", "12 bits"])
+def test_tiffs_of_other_numbers_are_refused(what):
+    out = io.BytesIO()
+    if what == "12 bits":
+        tifffile.imwrite(out, np.full((8, 8), 3000, np.uint16), photometric="minisblack", bitspersample=12)
+    else:
+        tifffile.imwrite(out, np.zeros((8, 8), np.int8 if "8" in what else np.int16), photometric="minisblack")
+    with pytest.raises(ImageError, match="bits a channel are not read; save it with 8 or 16"):
+        read_image(out.getvalue())
+
+
 def test_inks_become_srgb_where_a_format_holds_none():
     inks = smooth(10, 12, 4)
     data, written = encode_image(Picture(inks), FORMATS["PNG"])

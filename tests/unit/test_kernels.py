@@ -130,6 +130,15 @@ def test_weight_gradient(parts: int, channels: int, num_out: int, size: tuple[in
     assert torch.equal(ours, again)
 
 
+@pytest.mark.parametrize("taps", [1, 9])
+def test_weight_gradient_of_a_very_wide_image(parts: int, taps: int) -> None:
+    x, grad = torch.ones(1, 1, 150_000, 3, dtype=dtype_of(parts)), torch.ones(1, 1, 150_000, 5, dtype=dtype_of(parts))
+    weight, bias = weight_gradient(x, grad, taps, parts)
+    middle = weight.reshape(5, 3, taps)[..., taps // 2]
+    assert torch.equal(middle, torch.full((5, 3), 150_000.0))
+    assert torch.equal(bias, torch.full((5,), 150_000.0))
+
+
 def choose_parts(monkeypatch: pytest.MonkeyPatch, parts: int | None) -> None:
     for name in ("liif", "srno"):
         monkeypatch.setattr(f"anysr.decoders.{name}.parts_for", lambda feat: parts)

@@ -1,9 +1,11 @@
+import json
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save as to_bytes
 
 import anysr
 from anysr import EdsrConfig, InterweaveConfig, LiifConfig, ModelConfig, SubnetConfig
@@ -193,6 +195,61 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
             anysr.load(path)
     with pytest.raises(FileNotFoundError, match="no model file"):
         anysr.load(tmp_path / "absent.safetensors")
+
+
+def test_a_description_alone_takes_no_memory(tmp_path):
+    config = small_model().config.to_dict()
+    config["encoder"]["channels"] = 10**5
+    description = json.dumps({"format": 1, "config": config})
+    (tmp_path / "m.safetensors").write_bytes(to_bytes({"a": torch.zeros(1)}, {"anysr": description}))
+    with pytest.raises(ValueError, match="do not fit: missing: "):
+        anysr.load(tmp_path / "m.safetensors")
+    whole = {name: tensor.to(torch.int8) for name, tensor in small_model().state_dict().items()}
+    description = json.dumps({"format": 1, "config": small_model().config.to_dict()})
+    (tmp_path / "m.safetensors").write_bytes(to_bytes(whole, {"anysr": description}))
+    with pytest.raises(ValueError, match=r"of another kind: .* is torch\.int8"):
+        anysr.load(tmp_path / "m.safetensors")
+
+
+def test_what_torch_compile_wraps_is_saved_as_itself(tmp_path):
+    anysr.save(torch.compile(small_model()), tmp_path / "m.safetensors")
+    assert anysr.load(tmp_path / "m.safetensors").config == small_model().config
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 2), (5, 2), (1, 5, 3)])
+def test_places_of_another_shape_are_refused(shape):
+    with pytest.raises(ValueError, match=r"coord must be \(N, Q, 2\)"):
+        small_model()(torch.rand(1, 3, 4, 4), 2.0, coord=torch.zeros(shape))
+
+
+def test_places_may_be_of_any_layout_but_want_no_gradients():
+    model, lr, coord = small_model(), torch.rand(1, 3, 6, 7), torch.rand(1, 5, 2) * 2 - 1
+    expected = model(lr, 2.0, coord=coord)
+    assert torch.equal(model(lr, 2.0, coord=coord.double().transpose(1, 2).contiguous().transpose(1, 2)), expected)
+    with pytest.raises(ValueError, match="without gradients with respect to coord"):
+        model(lr, 2.0, coord=coord.requires_grad_())
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("edsr-baseline-liif", {"decoder": {"skip": "bicubic"}}, r"decoder\.skip"),
+        ("edsr-baseline-liif", {"encoder": {"block_channels": 0}}, r"encoder\.block_channels"),
+        ("edsr-baseline-liif", {"encoder": {"residual_scale": float("nan")}}, r"encoder\.residual_scale"),
+        ("rdn-liif", {"encoder": {"narrow_growth": -1}}, r"encoder\.narrow_growth"),
+        ("rdn-liif", {"interweave": 3}, r"model\.interweave"),
+    ],
+)
+def test_values_that_mean_nothing_are_refused(name, changes, message):
+    with pytest.raises(ValueError, match=message):
+        anysr.build(name, **changes)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["edsr-baseline-liif", "edsr-baseline-srno", "edsr-baseline-metasr"])
+def test_double_precision_answers_as_single(name):
+    model, lr = anysr.build(name, encoder={"num_blocks": 1}).eval(), torch.rand(1, 3, 9, 8)
+    torch.testing.assert_close(model.double()(lr.double(), 2.3).float(), model.float()(lr, 2.3), atol=1e-5, rtol=0)
 
 
 def test_groups_and_widths_are_checked():

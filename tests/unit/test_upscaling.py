@@ -298,6 +298,8 @@ def test_a_limit_on_memory_chooses_tiles(upscaler):
     whole = peak_bytes(upscaler.model, plan, "fp32", "auto", 3)
     tiled = peak_bytes(upscaler.model, plan, "fp32", 64, 3)
     assert resident_bytes() < tiled < whole
+    ensemble = upscaler.plan(picture, replace(SAME, self_ensemble=True))
+    assert peak_bytes(upscaler.model, ensemble, "fp32", "auto", 3) - whole > 3 * 3 * 4 * 600 * 700 - 2**20
     result = upscaler.enlarge(picture, replace(SAME, limits=Limits(memory=(whole + tiled) // 2)))
     assert isinstance(result.request.tile, int)
     assert np.array_equal(result.picture.colour, picture.colour)
