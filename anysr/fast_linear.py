@@ -68,6 +68,12 @@ def can_pack(weight: Tensor) -> bool:
 
 
 @cache
+def has_fast_mkl() -> bool:
+    """Whether torch's plain product of a few hundred rows is as fast as oneDNN's: on Intel's processors."""
+    return torch.backends.mkl.is_available() and "intel" in str(torch.cpu.get_capabilities().get("cpu_name")).lower()
+
+
+@cache
 def _cpu_has_fast_bf16() -> bool:
     """Architectures that are not known are taken to."""
     about = torch.cpu.get_capabilities()
