@@ -15,18 +15,20 @@ def main() -> None:
     source = Path(sys.argv[1])
     target = Path(sys.argv[2]) if len(sys.argv) > 2 else source.with_suffix(".png")
     rows = [row for row in csv.DictReader(source.open()) if row["subnet"] == "full"]
-    groups = list(dict.fromkeys((row["network"], float(row["scale"])) for row in rows))
-    forms = list(dict.fromkeys((row["precision"], row["kernels"]) for row in rows))
+    groups = sorted({(row["network"], float(row["scale"])) for row in rows}, reverse=True)
+    forms = sorted({(row["precision"], row["kernels"]) for row in rows})
     ratio = {(r["network"], float(r["scale"]), r["precision"], r["kernels"]): float(r["ratio"]) for r in rows}
-    figure, axes = plt.subplots(figsize=(1.6 + 1.1 * len(groups), 3.6), layout="constrained")
+    figure, axes = plt.subplots(figsize=(8, 1.4 + 0.55 * len(groups)), layout="constrained")
     bar = 0.8 / len(forms)
     for i, form in enumerate(forms):
-        heights = [ratio.get((*group, *form), np.nan) for group in groups]
+        lengths = [ratio.get((*group, *form), np.nan) for group in groups]
         places = np.arange(len(groups)) + bar * (i - (len(forms) - 1) / 2)
-        bars = axes.bar(places, heights, bar, label=f"{form[0]}, kernels {form[1]}")
-        axes.bar_label(bars, fmt="%.1f", fontsize=7)
-    axes.set_xticks(range(len(groups)), [f"{network}\n×{scale:g}" for network, scale in groups])
-    axes.set_ylabel("times as fast as the textbook form")
+        bars = axes.barh(places, lengths, bar, label=f"{form[0]}, kernels {form[1]}")
+        axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=2)
+    axes.set_yticks(range(len(groups)), [f"{network} ×{scale:g}" for network, scale in groups])
+    axes.set_xscale("log")
+    axes.set_xlim(1, None)
+    axes.set_xlabel("times as fast as the textbook form, image to image")
     axes.set_title(f"{rows[0]['lr_px']}² LR, {rows[0]['threads']} thread(s), {rows[0]['cpu']}", fontsize=9)
     axes.legend(fontsize=8)
     figure.savefig(target, dpi=150)
