@@ -1,4 +1,4 @@
-"""Score models on suites of images: one row per image, suite, scale, subnet and metric.
+r"""Score models on suites of images: one row per image, suite, scale, subnet and metric.
 
 Images are spread over workers on Ray: on the cluster at RAY_ADDRESS, else on one started here, which is gone
 afterwards. Started again, a stopped evaluation goes on.
@@ -20,7 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.errors import run_command
+from pipeline.errors import UserError, run_command
 from pipeline.evaluation.costs import HR_SIZE, add_costs
 from pipeline.evaluation.environment import note_environment
 from pipeline.evaluation.perceptual import LpipsAlex, default_weights
@@ -35,7 +35,15 @@ from pipeline.evaluation.scales import BOUNDARIES, SWEEPS, Scale, named_sweeps, 
 from pipeline.evaluation.suites import open_suite
 from pipeline.evaluation.summary import print_summary
 from pipeline.evaluation.upscalers import Network, open_upscaler
-from pipeline.on_ray.submit import change_folder, exit_on_signals, jobs_address, submit_command
+from pipeline.on_ray.submit import (
+    REMOTE,
+    REMOTE_HELP,
+    change_folder,
+    exit_on_signals,
+    in_ray_job,
+    jobs_address,
+    submit_command,
+)
 from pipeline.tracking.evaluation_run import log_evaluation
 
 
@@ -46,6 +54,9 @@ def main() -> int:
     if not here and (address := jobs_address()):
         return submit_command(ROOT, "jobs/evaluate.py", address)
     change_folder(args.chdir)
+    lost = [path for path in (args.out, args.report) if path is not None and not path.expanduser().is_absolute()]
+    if in_ray_job() and args.chdir is None and lost:
+        raise UserError(f"a Ray job would lose {lost[0]} with its working folder; give an absolute path of its node")
     evaluation = _evaluation(args)
     folder = args.out.expanduser()
     with open_rows(folder) as store:
@@ -131,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--costs", action="store_true", help="count and measure what the networks cost, also without --report")
     add("--cost-size", type=_size, default=HR_SIZE, metavar="WxH", help="image that costs are for; 1280x720")
     add("--track", action="store_true", help="log scores, rows and report to MLflow")
+    add(REMOTE, action="store_true", help=REMOTE_HELP)
     add("--chdir", type=Path, help="folder that paths are relative to")
     return parser
 

@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT))
 
 from anysr.cli.models import MODEL_HELP
 from pipeline.errors import run_command
-from pipeline.on_ray.submit import change_folder, exit_on_signals, jobs_address, submit_command
+from pipeline.on_ray.submit import REMOTE, REMOTE_HELP, change_folder, exit_on_signals, jobs_address, submit_command
 from pipeline.serving.limits import ServiceLimits
 from pipeline.serving.run import Options, serve_until_stopped
 
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--replicas", type=int, default=1, help="images worked on at the same time (default: 1)")
     add("--cpus", type=float, help="of each replica (default: this machine's shared among them; on a cluster 1)")
     add("--gpu", action="store_true", help="one GPU for each replica")
+    add(REMOTE, action="store_true", help=REMOTE_HELP)
     add("--chdir", type=Path, help="folder that paths are relative to")
     limits = parser.add_argument_group("limits")
     for field in fields(ServiceLimits):

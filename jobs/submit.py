@@ -20,7 +20,7 @@ sys.path.insert(0, str(ROOT))
 from pipeline.config import load_config
 from pipeline.errors import run_command
 from pipeline.on_ray.cluster import LocalCluster
-from pipeline.on_ray.submit import exit_on_signals, follow_job, is_this_machine, local_paths
+from pipeline.on_ray.submit import REMOTE, REMOTE_HELP, exit_on_signals, follow_job, is_this_machine, local_paths
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="overrides the configuration")
     parser.add_argument("--config", type=Path, help="YAML file")
-    parser.add_argument("--remote", action="store_true", help="RAY_ADDRESS is a tunnel's end on this machine")
+    parser.add_argument(REMOTE, action="store_true", help=REMOTE_HELP)
     args = parser.parse_args()
     config, files = load_config(args.config, args.overrides), {"--config": args.config}
     exit_on_signals()

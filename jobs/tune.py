@@ -21,7 +21,15 @@ sys.path.insert(0, str(ROOT))
 
 from pipeline.errors import run_command
 from pipeline.on_ray.connect import connected
-from pipeline.on_ray.submit import exit_on_signals, follow_job, is_this_machine, jobs_address, local_paths
+from pipeline.on_ray.submit import (
+    REMOTE,
+    REMOTE_HELP,
+    exit_on_signals,
+    follow_job,
+    is_this_machine,
+    jobs_address,
+    local_paths,
+)
 from pipeline.search.run import run_search
 from pipeline.search.space import load_space
 
@@ -34,15 +42,16 @@ def main() -> int:
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="overrides the space's file")
     parser.add_argument("--config", type=Path, help="the training configuration that the space lies over, a YAML file")
     parser.add_argument("--space", type=Path, required=True, help="YAML file")
+    parser.add_argument(REMOTE, action="store_true", help=REMOTE_HELP)
     parser.add_argument("--check", action="store_true", help="check the space, print its choices and exit")
     args = parser.parse_args()
     space = load_space(args.space, args.config, args.overrides)
     if args.check:
-        print("\n".join(f"{key}: {variable}" for key, variable in space.variables.items()))
+        print("\n".join(f"{key}: {variable.in_words()}" for key, variable in space.variables.items()))
         return 0
     exit_on_signals()
     if address := jobs_address():
-        here = is_this_machine(address)
+        here = is_this_machine(address) and not args.remote
         overrides = [*args.overrides, *(local_paths(space.reference()) if here else [])]
         files = {"--config": args.config, "--space": args.space}
         return follow_job(ROOT, files, sys.executable if here else "python", overrides, {}, "jobs/tune.py")

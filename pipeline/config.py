@@ -25,7 +25,7 @@ from pydantic import (
     model_validator,
 )
 
-from anysr import ModelConfig, list_models
+from anysr import ModelConfig, list_models, list_pretrained
 from anysr.zoo import named_values
 from pipeline.config_errors import explain
 from pipeline.errors import UserError, one_line
@@ -188,8 +188,8 @@ class TrainConfig(Section):
     """How much of a narrower network's target is the full network's answer to the same batch (detached), the rest
     being the photo; needs sampling.widths "pair" or "sandwich"."""
     init_from: Path | None = None
-    """Model file or released checkpoint whose weights the run starts with; a plain network starts an any-resource one
-    of the same encoder and decoder."""
+    """Model file, released checkpoint or network in the box whose weights the run starts with; a plain network starts
+    an any-resource one of the same encoder and decoder."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """bfloat16 runs forward and backward under autocast; weights stay float32. auto is bfloat16 where the device
     multiplies it faster."""
@@ -202,7 +202,10 @@ class TrainConfig(Section):
 
     def resolved(self) -> TrainConfig:
         """With absolute paths: workers run in folders of their own."""
-        return self.model_copy(update={"init_from": self.init_from and self.init_from.expanduser().resolve()})
+        in_the_box = str(self.init_from) in list_pretrained() and not Path(str(self.init_from)).exists()
+        if self.init_from is None or in_the_box:
+            return self
+        return self.model_copy(update={"init_from": self.init_from.expanduser().resolve()})
 
 
 class ValidationConfig(Section):

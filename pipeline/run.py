@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from pipeline.data.photos import Pixels
 from pipeline.data.progress import shown_progress
 from pipeline.errors import FatalError, UserError
 from pipeline.files import held
+from pipeline.on_ray.submit import in_ray_job
 from pipeline.report import SCORES_FILE, print_table, write_pictures, write_scores
 from pipeline.run_folder import RunFolder
 from pipeline.storage.places import S3Uri, parse_place
@@ -124,11 +124,6 @@ def placed(config: TrainingConfig) -> TrainingConfig:
     storage = str(place if isinstance(place, S3Uri) else place.expanduser().resolve())
     run = RunConfig(name=name, storage=storage, allow_changes=config.run.allow_changes)
     return config.model_copy(update={"run": run, "data": config.data.resolved(), "train": config.train.resolved()})
-
-
-def in_ray_job() -> bool:
-    """Whether this process is the driver of a submitted job."""
-    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
 
 
 def _checkpoint_bytes(config: TrainingConfig, model: AnySR) -> int:

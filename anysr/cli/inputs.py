@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -108,7 +109,7 @@ def images_below(folder: Path, out: Path | None) -> Iterator[tuple[Path, Path]]:
     Raises:
         ValueError: there are none.
     """
-    is_empty = True
+    is_empty, left_out = True, list[Path]()
     skipped = out.resolve() if out is not None else None
     for place, folders, names in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(place) / f).resolve() != skipped)
@@ -117,8 +118,17 @@ def images_below(folder: Path, out: Path | None) -> Iterator[tuple[Path, Path]]:
             if is_image_name(path) and path.is_file():
                 is_empty = False
                 yield path, path.relative_to(folder)
+            elif path.suffix.lower() in _UNWRITTEN_SUFFIXES:
+                left_out.append(path)
     if is_empty:
-        raise ValueError(f"{shown(folder)} holds no image; names ending in {', '.join(sorted(_SUFFIXES))} are read")
+        read = ", ".join(sorted(_SUFFIXES | _READ_ONLY_SUFFIXES))
+        raise ValueError(f"{shown(folder)} holds no image; names ending in {read} are read")
+    if left_out:
+        print(
+            f"note: {len(left_out)} images in {shown(folder)} are of kinds that are not read, such as "
+            f"{shown(left_out[0])}; save them as JPEG, PNG, WebP or TIFF",
+            file=sys.stderr,
+        )
 
 
 def is_image_name(name: PurePath) -> bool:

@@ -10,8 +10,8 @@ Examples:
   anysr upscale photo.jpg --scale 2.37 -o large.jpg
   anysr upscale photos/ 'more/*.png' --long-edge 4096 -o large/
       folders keep their structure; started again, it goes on where it stopped
-  anysr upscale photo.png --size 3840x2160 --budget 500G -o 4k.png
-      at most 500 G multiply-adds: a smaller subnet if need be
+  anysr upscale photo.png --size 3840x2160 --budget 3T -o 4k.png
+      at most 3 T multiply-adds: a smaller subnet if need be
   anysr upscale photo.png --scale 3 --latency 800ms -o fast.png
       this device is measured once, see anysr profile
   anysr upscale huge.tif --scale 2 --memory 4G -o huger.tif

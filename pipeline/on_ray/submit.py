@@ -23,6 +23,7 @@ from pipeline.errors import UserError, without_secrets
 from pipeline.storage.places import parse_place
 from pipeline.tracking.versions import COMMIT_VARIABLE, git_commit
 
+REMOTE, REMOTE_HELP = "--remote", "RAY_ADDRESS is a tunnel's end on this machine"
 _SENT = ("anysr", "pipeline", "jobs")
 # What a remote cluster's job needs to know of this shell; credentials belong to the cluster.
 _STOP_S = "60"  # a stopped job saves a checkpoint first; Ray's own default is 3 s
@@ -73,6 +74,11 @@ def follow_job(
         return _follow(stage, entrypoint, {**_authentication(), **os.environ, **environment}, own=bool(environment))
 
 
+def in_ray_job() -> bool:
+    """Whether this process is the driver of a submitted job."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
 def jobs_address() -> str | None:
     """``RAY_ADDRESS`` where that takes jobs; None for a cluster to join, or none."""
     address = os.environ.get("RAY_ADDRESS", "")
@@ -82,12 +88,13 @@ def jobs_address() -> str | None:
 def submit_command(root: Path, script: str, address: str) -> int:
     """Run this process's own command line as a job of the cluster at an address; answers its exit code.
 
-    On this machine its paths mean what they mean here. The script understands ``--chdir``, see
-    :func:`change_folder`.
+    On this machine its paths mean what they mean here, unless ``--remote`` says that the address is a tunnel's end.
+    The script understands ``--chdir``, see :func:`change_folder`.
     """
     exit_on_signals()
-    here = is_this_machine(address)
-    arguments = [*sys.argv[1:], *(["--chdir", str(Path.cwd())] if here else [])]
+    given = [text for text in sys.argv[1:] if text != REMOTE]
+    here = is_this_machine(address) and given == sys.argv[1:]
+    arguments = [*given, *(["--chdir", str(Path.cwd())] if here else [])]
     return follow_job(root, {}, sys.executable if here else "python", arguments, {}, script)
 
 

@@ -28,6 +28,10 @@ class Choice:
     values: tuple[Any, ...]
     base: tuple[Any, ...] = ()
 
+    def in_words(self) -> str:
+        """For people."""
+        return f"one of {', '.join(json.dumps(value) for value in self.values)}"
+
     @property
     def corners(self) -> tuple[Any, ...]:
         """All values: any of them may be the one that does not work."""
@@ -61,6 +65,11 @@ class Range:
     step: float | None = None
     whole: bool = False
     base: tuple[Any, ...] = ()
+
+    def in_words(self) -> str:
+        """For people."""
+        how = ", log" if self.log else "" if self.step is None else f", step {self.step:g}"
+        return f"{self.low:g} to {self.high:g}{how}{', whole numbers' if self.whole else ''}"
 
     @property
     def corners(self) -> tuple[float, ...]:

@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pipeline.config import TrainingConfig, changed_keys
 from pipeline.errors import UserError
 from pipeline.files import held
-from pipeline.run import in_ray_job, placed
+from pipeline.on_ray.submit import in_ray_job
+from pipeline.run import placed
 from pipeline.run_folder import RunFolder
 from pipeline.search.outputs import write_outputs
 from pipeline.search.search import Search

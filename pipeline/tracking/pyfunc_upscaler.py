@@ -12,8 +12,7 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 import anysr
 
 # As the class is made, MLflow asks for type hints in place of the signature that the model has.
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
+with warnings.catch_warnings(record=True):
 
     class Upscaler(PythonModel):
         """(N, 3, h, w) float32 RGB in [0, 1] to (N, 3, H, W), clamped."""

@@ -132,6 +132,19 @@ def test_globs_and_formats(upscale, photo, tmp_path):
     assert "no file is called" in err
 
 
+def test_images_of_kinds_that_are_not_read_are_counted(upscale, photo, tmp_path):
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    for name in ("a.heic", "b.avif"):
+        (folder / name).write_bytes(b"x")
+    code, _, err = upscale(folder, "--scale", 2, "-o", tmp_path / "out")
+    assert (code, ".bmp" in err) == (1, True)
+    photo.rename(folder / "c.png")
+    code, _, err = upscale(folder, "--scale", 2, "-o", tmp_path / "out")
+    assert (code, "note: 2 images" in err) == (0, True)
+    assert files_below(tmp_path / "out") == {"c.png"}
+
+
 def test_one_bad_image_costs_no_other(upscale, photo, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

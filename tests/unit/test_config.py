@@ -1,3 +1,5 @@
+import sys
+
 import jsonschema
 import pytest
 import yaml
@@ -117,6 +119,27 @@ def test_an_empty_section_keeps_its_defaults(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("train:\ndata: {on_error: skip}\n")
     assert load_config(path, ["train.steps=7"]).train.steps == 7
+
+
+def test_a_network_in_the_box_is_no_path(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    train = load_config(None, ["train.init_from=anysr-tiny"]).train
+    assert str(train.resolved().init_from) == "anysr-tiny"
+    assert load_config(None, ["train.init_from=m.pth"]).train.resolved().init_from == tmp_path / "m.pth"
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_paths_are_this_machines_unless_the_address_is_a_tunnels(monkeypatch, remote):
+    from pipeline.on_ray import submit
+
+    sent = []
+    monkeypatch.setattr(
+        submit, "follow_job", lambda root, files, python, arguments, *rest: sent.append((python, arguments))
+    )
+    monkeypatch.setattr(sys, "argv", ["upscale.py", "a", *(["--remote"] if remote else [])])
+    submit.submit_command(ROOT, "jobs/upscale.py", "http://127.0.0.1:8265")
+    ((python, arguments),) = sent
+    assert (python == "python", arguments == ["a"]) == (remote, remote)
 
 
 def test_a_job_with_a_password_in_its_command_is_refused():
