@@ -138,7 +138,7 @@ def test_images_of_kinds_that_are_not_read_are_counted(upscale, photo, tmp_path)
     for name in ("a.heic", "b.avif"):
         (folder / name).write_bytes(b"x")
     code, _, err = upscale(folder, "--scale", 2, "-o", tmp_path / "out")
-    assert (code, ".bmp" in err) == (1, True)
+    assert (code, ".bmp" in err) == (2, True)
     photo.rename(folder / "c.png")
     code, _, err = upscale(folder, "--scale", 2, "-o", tmp_path / "out")
     assert (code, "note: 2 images" in err) == (0, True)
