@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -185,6 +186,8 @@ def exit_on_signals() -> None:
 
 
 def _exit(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+    # A connection to a database that this interrupts would say so with a stack.
+    logging.getLogger("sqlalchemy.pool").setLevel(logging.CRITICAL)
     raise SystemExit(128 + number)
 
 

@@ -119,7 +119,7 @@ def _content(file):
 
 def test_errors_show_no_secret(cluster, store, mlflow_server):
     process = start(cluster, store, "run.name=bad", f"data.train=s3://{store.runs.bucket}/absent")
-    output = finish(process, 1)
+    output = finish(process, 2)
     assert "there is nothing below" in output
     assert "Traceback" not in output
     assert os.environ["AWS_SECRET_ACCESS_KEY"] not in output
@@ -148,7 +148,8 @@ def test_a_stopped_job_saves_and_a_damaged_checkpoint_is_not_used(cluster, store
     wait_for(reached(store, "stopped", 6), 200, process)
     (job,) = [job.submission_id for job in client.list_jobs() if job.status == JobStatus.RUNNING]
     client.stop_job(job)
-    output, _ = process.communicate(timeout=200)  # Ray's client takes a job that was stopped for no failure
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 130
     assert "stopping: saving a checkpoint first" in output
     assert "stopped at step" in output
     states = [one.uri for one in s3.list_objects(store.runs / "stopped") if one.uri.name == "state.pt"]
@@ -169,7 +170,7 @@ def _jobs(cluster):
 
 def test_a_loss_that_is_no_number_ends_the_run_with_its_cause(cluster, store):
     process = start(cluster, store, "run.name=nan", "train.learning_rate=1e18", "train.checkpoint_every=1")
-    output = finish(process, 1)
+    output = finish(process, 2)
     (line,) = {line for line in output.splitlines() if line.startswith("error: ")}  # Ray's client repeats the last
     for word in ("the loss is", "at step", "group", "scale x", "photos", "the last checkpoint is kept"):
         assert word in line

@@ -15,7 +15,7 @@ from tests.conftest import ROOT
 from tests.enlarging import save_network, smooth
 from tests.integration.helpers import JSONL, environment, series, submit_command, wait_for, weights
 
-LONG = ("train.steps=160", "validation.every=80", "ray.num_workers=1", JSONL)
+LONG = ("train.steps=800", "validation.every=400", "ray.num_workers=1", JSONL)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_followed_training_saves_first(tmp_path):
     log = stopped([*command, "run.name=stopped"], tmp_path, lambda: len(series(tmp_path, "stopped")) >= 10)
     assert "stopping the job, which saves first" in log
     reached = series(tmp_path, "stopped")[-1][0]
-    assert reached < 160
+    assert reached < 800
     for name in ("stopped", "undisturbed"):
         done = subprocess.run([*command, f"run.name={name}"], capture_output=True, text=True, env=environment())
         assert done.returncode == 0, done.stdout + done.stderr
