@@ -78,6 +78,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "interval 32": (PAPER, "model.interweave.interval=32"),
     "encoder only": (PAPER, ENCODER_ONLY, "model.width_multiple=4"),
     "own width only": (),
+    "all groups each step": ("sampling.groups_per_step=all",),
+    "all groups each step, a fifth full": ("sampling={groups_per_step: all, full_width_probability: 0.2}",),
     "pair": ("sampling.widths=pair",),
     "weights by cost": (PAPER, "sampling.group_weights=cost"),
 }
@@ -185,7 +187,11 @@ def _score(model: AnySR, scale: float, photos: Sequence[Pixels]) -> tuple[float,
 
 def _step_macs(config: TrainingConfig, steps: range) -> list[int]:
     sampler, each = ScaleGroupSampler(config), crop_macs(config)
-    return [3 * config.train.batch_size * sum(each[i] for i in sampler.draw(step).subnets) for step in steps]
+    drawn = (sampler.draws(step) for step in steps)
+    return [
+        3 * config.train.batch_size // len(draws) * sum(each[i] for draw in draws for i in draw.subnets)
+        for draws in drawn
+    ]
 
 
 def _done(path: Path) -> set[tuple[str, str]]:

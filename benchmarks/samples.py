@@ -65,7 +65,7 @@ def main() -> None:
         for lr_px in args.lr_px:
             config = configuration(Path(folder), lr_px)
             batches = StepBatches(open_photo_map(photos, config.data), config)
-            mean_scale = sum(batches.sampler.draw(step).scale for step in range(args.steps)) / args.steps
+            mean_scale = sum(batches.sampler.draws(step)[0].scale for step in range(args.steps)) / args.steps
             seconds, *resize_s = measure(batches, config, args.steps, args.repeats)
             samples = args.steps * config.train.batch_size
             row = Row(
@@ -109,7 +109,7 @@ def configuration(folder: Path, lr_px: int) -> TrainingConfig:
 def measure(batches: StepBatches, config: TrainingConfig, steps: int, repeats: int) -> list[float]:
     """Seconds for so many steps, and for ours and Pillow's resize of as many crops; best of the repeats."""
     lr_px = config.data.lr_crop_px
-    sides = [round(lr_px * batches.sampler.draw(step).scale) for step in range(steps)]
+    sides = [round(lr_px * batches.sampler.draws(step)[0].scale) for step in range(steps)]
     photo = np.random.default_rng(0).integers(0, 256, (1356, 2040, 3), dtype=np.uint8)
     crops = [photo[:side, :side] for side in sides for _ in range(config.train.batch_size)]
 

@@ -32,6 +32,8 @@ from pipeline.train.graphs import graphed
 from pipeline.train.state import TrainState
 from pipeline.train.step import train_step
 
+_Step = tuple[Batch, ...]
+
 
 @dataclass(frozen=True)
 class Row:
@@ -99,19 +101,19 @@ def measure(config: TrainingConfig, args: argparse.Namespace) -> Row:
     )  # fmt: skip
 
 
-def _as_drawn(batch: Batch, like: Batch) -> Batch:
+def _as_drawn(batches: _Step, like: _Step) -> _Step:
     """A prepared batch is paid for; what is trained is the kept one, so that both rounds do the same work."""
-    assert len(batch.lr) == len(like.lr)
+    assert len(batches) == len(like)
     return like
 
 
 def _timed(
-    state: TrainState, model: nn.Module, config: TrainingConfig, batches: Iterator[Batch], count: int
+    state: TrainState, model: nn.Module, config: TrainingConfig, steps: Iterator[_Step], count: int
 ) -> tuple[float, float]:
     _wait()
     start, cpu = time.perf_counter(), time.process_time()
-    for batch in batches:
-        train_step(state, model, batch, config.train)
+    for batches in steps:
+        train_step(state, model, batches, config.train)
     _wait()
     return (time.perf_counter() - start) / count, (time.process_time() - cpu) / count
 

@@ -129,8 +129,11 @@ class DataConfig(Section):
 
 
 class SamplingConfig(Section):
-    """Which scale group a step trains, and which of the nested networks on it."""
+    """Which scale groups a step trains, and which of the nested networks on them."""
 
+    groups_per_step: Literal["one", "all"] = "one"
+    """A step's batch is of one group, as AnySR's paper has it, or divided evenly among all: the same crops in the mean,
+    but no step pulls the shared weights to one width."""
     group_weights: tuple[Annotated[float, Field(gt=0)], ...] | Literal["cost"] | None = None
     """How often each group is drawn, relative to the others; null is equally often, "cost" inversely to the
     multiply-adds of its step, so that each group is given the same compute."""
@@ -148,6 +151,10 @@ class SamplingConfig(Section):
 
     @model_validator(mode="after")
     def _used(self) -> SamplingConfig:
+        if self.groups_per_step == "all" and self.group_weights is not None:
+            raise ValueError(
+                'group_weights has no effect on groups_per_step "all", which divides each batch evenly; leave one out'
+            )
         for name in ("full_width_probability", "random_width_probability"):
             drawn = getattr(self, name)
             if self.widths != "one" and any(drawn if isinstance(drawn, tuple) else (drawn,)):
@@ -319,11 +326,13 @@ class TrainingConfig(Section):
                 "sampling.widths to pair or sandwich"
             )
         for workers in range(self.ray.fewest_workers, self.ray.most_workers + 1):
-            share = workers * self.train.accumulate
+            parts = len(groups) if self.sampling.groups_per_step == "all" else 1
+            share = workers * self.train.accumulate * parts
             if self.train.batch_size % share:
+                among = "ray.num_workers x train.accumulate" + (" x the scale groups" if parts > 1 else "")
                 raise ValueError(
-                    f"train.batch_size {self.train.batch_size} does not divide among ray.num_workers x "
-                    f"train.accumulate = {share}; choose a multiple of {share}"
+                    f"train.batch_size {self.train.batch_size} does not divide among {among} = {share}; choose a "
+                    f"multiple of {share}"
                 )
         if self.validation.crop_px is not None and self.validation.crop_px < self.smallest_validation_px:
             raise ValueError(

@@ -16,12 +16,12 @@ _GROUP_STREAM = 0  # of the independent random streams of one seed; those of cro
 
 @dataclass(frozen=True)
 class Draw:
-    """What a step trains, the same on every worker.
+    """What a step trains on one part of its batch, the same on every worker.
 
     Attributes:
         group: index of the scale group.
-        scale: one scale for the whole batch, inside the group.
-        subnets: indices of the networks trained on the batch, each once, widest first.
+        scale: one scale for all crops, inside the group.
+        subnets: indices of the networks trained on them, each once, widest first.
     """
 
     group: int
@@ -30,7 +30,7 @@ class Draw:
 
 
 class ScaleGroupSampler:
-    """Draws one group, one scale inside it, and the networks to train, per step."""
+    """Draws a group, a scale inside it, and the networks to train, for each part of a step's batch."""
 
     def __init__(self, config: TrainingConfig) -> None:
         self._config = config
@@ -44,10 +44,18 @@ class ScaleGroupSampler:
             weights = np.asarray(sampling.group_weights or [1.0] * len(self._groups))
         self.probabilities = weights / weights.sum()
 
-    def draw(self, step: int) -> Draw:
-        """The draw of a step, whatever was drawn before."""
-        rng = np.random.default_rng((self._config.train.seed, _GROUP_STREAM, step))
-        group = int(rng.choice(len(self._groups), p=self.probabilities))
+    def draws(self, step: int) -> tuple[Draw, ...]:
+        """Those among which a step's batch is divided evenly, whatever was drawn before.
+
+        One of any group, or one of each group, in their order.
+        """
+        key = (self._config.train.seed, _GROUP_STREAM, step)
+        if self._config.sampling.groups_per_step == "all":
+            return tuple(self._draw(group, np.random.default_rng((*key, group))) for group in range(len(self._groups)))
+        rng = np.random.default_rng(key)
+        return (self._draw(int(rng.choice(len(self._groups), p=self.probabilities)), rng),)
+
+    def _draw(self, group: int, rng: np.random.Generator) -> Draw:
         low, high = self._groups[group].scales
         scale = float(self._config.factor or rng.uniform(low, high))
         full_width = bool(rng.random() < self._full_width[group])

@@ -50,7 +50,7 @@ _MOVES = {symmetry: _moves(symmetry) for symmetry in _SYMMETRIES}
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's share of one worker, in ``len(lr)`` crops.
+    """What one draw gives of one worker's share in a step's batch, ``len(lr)`` crops.
 
     Attributes:
         draw: group, scale and width.
@@ -78,8 +78,8 @@ class Batch:
         return replace(self, lr=self.lr.pin_memory(), coord=self.coord.pin_memory(), target=self.target.pin_memory())
 
 
-class StepBatches(Dataset[Batch]):
-    """Item ``step`` is the share of this worker in that step's batch."""
+class StepBatches(Dataset[tuple[Batch, ...]]):
+    """Item ``step`` is the share of this worker in that step's batch, one part for each draw."""
 
     def __init__(self, photos: PhotoMap, config: TrainingConfig, rank: int = 0, world_size: int = 1) -> None:
         self._photos = photos
@@ -88,20 +88,28 @@ class StepBatches(Dataset[Batch]):
         self._num_queries = config.data.queries_per_crop
         self._seed = config.train.seed
         self._batch_size = config.train.batch_size
-        share = self._batch_size // world_size
-        self._mine = range(rank * share, (rank + 1) * share)
+        self._rank, self._world_size = rank, world_size
         self.sampler = ScaleGroupSampler(config)
 
-    def __getitem__(self, step: int) -> Batch:
-        draw = self.sampler.draw(step)
-        hr_px, count = round(self._crop_px * draw.scale), len(self._mine)
+    def __getitem__(self, step: int) -> tuple[Batch, ...]:
+        draws = self.sampler.draws(step)
+        share = self._batch_size // (len(draws) * self._world_size)
+        # Whose crops of the whole batch are whose depends on nothing else, so any number of workers makes the same.
+        firsts = [(part * self._world_size + self._rank) * share for part in range(len(draws))]
+        return tuple(
+            self._batch(step, draw, range(first, first + share)) for draw, first in zip(draws, firsts, strict=True)
+        )
+
+    def _batch(self, step: int, draw: Draw, numbers: range) -> Batch:
+        """The crops of the step's batch with these numbers."""
+        hr_px, count = round(self._crop_px * draw.scale), len(numbers)
         # As they are made: colours together, all rows' coordinates before all columns'.
         lr = np.empty((count, self._crop_px, self._crop_px, 3), np.uint8)
         coord = np.empty((count, 2, self._num_queries), np.float32)
         target = np.empty((count, self._num_queries, 3), np.uint8)
         rng = np.random.default_rng((self._seed, _CROP_STREAM, step))
         start, names = rng.bit_generator.state, []
-        for lr_cc3, coord_2Q, target_Q3, index in zip(lr, coord, target, self._mine, strict=True):
+        for lr_cc3, coord_2Q, target_Q3, index in zip(lr, coord, target, numbers, strict=True):
             # The stream of this crop, whichever worker makes it; a generator of its own would take longer.
             rng.bit_generator.state = start
             rng.bit_generator.advance(index * _JUMP % 2**128)  # type: ignore[attr-defined]  # PCG64 has it
@@ -130,7 +138,7 @@ class StepBatches(Dataset[Batch]):
         return int(_epoch_order(self._seed, epoch, len(self._photos))[place])
 
 
-def batches_from(dataset: StepBatches, steps: range, loader_processes: int) -> Iterator[Batch]:
+def batches_from(dataset: StepBatches, steps: range, loader_processes: int) -> Iterator[tuple[Batch, ...]]:
     """Batches of the given steps in order, prepared ahead when there are loader processes."""
     loader = DataLoader(
         dataset,

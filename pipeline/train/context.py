@@ -21,7 +21,7 @@ class Progress:
     Attributes:
         step: steps done, of ``total``.
         loss: mean absolute error since the last line, in the range [-1, 1] of the networks.
-        scale: the step's scale; ``subnet`` the width it trained.
+        trained: the step's scale and widths, or how many groups it trained.
         images_per_s: crops a second over all workers.
         eta_s: seconds until the last step at this pace, validation not counted.
     """
@@ -29,8 +29,7 @@ class Progress:
     step: int
     total: int
     loss: float
-    scale: float
-    subnet: str
+    trained: str
     images_per_s: float
     eta_s: float
 
@@ -39,7 +38,7 @@ class Progress:
         minutes, seconds = divmod(int(self.eta_s + 0.5), 60)
         width = len(str(self.total))
         return (
-            f"step {self.step:>{width}}/{self.total}  loss {self.loss:.4f}  x{self.scale:.2f} {self.subnet:<8} "
+            f"step {self.step:>{width}}/{self.total}  loss {self.loss:.4f}  {self.trained:<14} "
             f"{self.images_per_s:6.1f} images/s  ETA {minutes}:{seconds:02d}"
         )
 

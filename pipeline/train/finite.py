@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -37,10 +38,9 @@ class FiniteWatch:
     def __init__(self) -> None:
         self._unseen: list[_Seen] = []
 
-    def add(self, loss: Tensor, norm: Tensor, batch: Batch, step: int) -> None:
+    def add(self, loss: Tensor, norm: Tensor, batches: Sequence[Batch], step: int) -> None:
         """Note a step's loss and gradient norm; on the CPU this is :meth:`check`, too."""
-        draw, photos = batch.draw, ", ".join(sorted(set(batch.names)))
-        where = f"group {draw.group}, scale x{draw.scale:.3f}, photos {photos}"
+        where = "; ".join(_described(batch) for batch in batches)
         self._unseen.append(_Seen(loss.detach(), norm.detach(), where, step))
         if loss.device.type == "cpu":
             self.check()
@@ -59,6 +59,11 @@ class FiniteWatch:
         if any(bad):
             first = bad.index(True)
             _refuse(unseen[first], *values[first].tolist())
+
+
+def _described(batch: Batch) -> str:
+    photos = ", ".join(sorted(set(batch.names)))
+    return f"group {batch.draw.group}, scale x{batch.draw.scale:.3f}, photos {photos}"
 
 
 def _refuse(seen: _Seen, loss: float, norm: float) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from pipeline.config import TrainingConfig
+from pipeline.data.draws import Draw
 from pipeline.data.photo_map import PhotoMap, Report, open_photo_map
 from pipeline.data.photos import photo_folder
 from pipeline.data.samples import Batch, StepBatches, batches_from
@@ -52,9 +54,9 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
     model = context.wrap(state.model)
     dataset = StepBatches(train_photos, config, context.rank, context.world_size)
     meter = _Meter(config, context, log, state)
-    for batch in batches_from(dataset, range(state.step, config.train.steps), config.data.loader_processes):
-        loss = train_step(state, model, batch, config.train)
-        meter.step_done(loss, batch)
+    for batches in batches_from(dataset, range(state.step, config.train.steps), config.data.loader_processes):
+        loss = train_step(state, model, batches, config.train)
+        meter.step_done(loss, batches)
         stopping = _stop_requested(state.step, config, context)
         if stopping:
             context.show("stopping: saving a checkpoint first")
@@ -112,6 +114,12 @@ def _validate(
         context.show(f"  validation at step {state.step}: {score.line()}")
 
 
+def _drawn(draw: Draw, config: TrainingConfig) -> str:
+    full = len(config.model.subnets) - 1
+    subnets = "+".join("full" if index == full else str(index) for index in draw.subnets)
+    return f"x{draw.scale:.2f} {subnets}"
+
+
 class _Meter:
     """Measures pace and logs every ``log_every`` steps."""
 
@@ -132,7 +140,7 @@ class _Meter:
         """This worker's losses since the last line, which a checkpoint carries along."""
         return [float(loss) for loss in self._losses]
 
-    def step_done(self, loss: torch.Tensor, batch: Batch) -> None:
+    def step_done(self, loss: torch.Tensor, batches: Sequence[Batch]) -> None:
         """Count a step; log it if it is due."""
         step = self._state.step
         now = time.perf_counter()
@@ -154,10 +162,10 @@ class _Meter:
                 "train/images_per_s": images_per_s,
             },
         )
-        full = len(self._state.model.subnets) - 1
-        subnet = "+".join("full" if index == full else str(index) for index in batch.draw.subnets)
         eta = (train.steps - step) / pace
-        self._context.show(Progress(step, train.steps, mean, batch.draw.scale, subnet, images_per_s, eta))
+        drawn = [batch.draw for batch in batches]
+        trained = _drawn(drawn[0], self._config) if len(drawn) == 1 else f"{len(drawn)} groups"
+        self._context.show(Progress(step, train.steps, mean, trained, images_per_s, eta))
         self._last_step, self._seconds, self._losses = step, 0.0, []
 
     def _mean_loss(self) -> float:

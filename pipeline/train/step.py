@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -33,15 +33,16 @@ def learning_rate_at(step: int, config: TrainConfig) -> float:
     return config.learning_rate
 
 
-def train_step(state: TrainState, model: nn.Module, batch: Batch, config: TrainConfig) -> Tensor:
-    """Forward, backward and update on this worker's share of a batch, through each of the draw's subnets.
+def train_step(state: TrainState, model: nn.Module, batches: Sequence[Batch], config: TrainConfig) -> Tensor:
+    """Forward, backward and one update on this worker's share of a batch, each part through its draw's subnets.
 
     Args:
         state: advanced by one step.
         model: ``state.model`` as the worker context wrapped it.
+        batches: of equally many crops, one for each draw.
 
     Returns:
-        The loss of the share, mean over the subnets, a detached scalar: L1 in the networks' range [-1, 1].
+        The loss of the share, mean over the parts' subnets, a detached scalar: L1 in the networks' range [-1, 1].
 
     Raises:
         NonFiniteLossError: on the CPU before the weights are touched; on a GPU ``state.watch`` tells later.
@@ -50,10 +51,11 @@ def train_step(state: TrainState, model: nn.Module, batch: Batch, config: TrainC
         group["lr"] = learning_rate_at(state.step, config)
     state.optimizer.zero_grad(set_to_none=True)
     device = next(state.model.parameters()).device
-    parts = [_backward(model, part, device, config, last) for part, last in _parts(batch, config.accumulate)]
-    total = torch.stack(parts).sum()
+    parts = [part for batch in batches for part in _parts(batch, config.accumulate)]
+    losses = [_backward(model, part, 1 / len(parts), device, config, part is parts[-1]) for part in parts]
+    total = torch.stack(losses).sum()
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or math.inf)
-    state.watch.add(total, norm, batch, state.step)
+    state.watch.add(total, norm, batches, state.step)
     state.optimizer.step()
     if state.ema is not None:
         state.ema.update_parameters(state.model)
@@ -61,8 +63,10 @@ def train_step(state: TrainState, model: nn.Module, batch: Batch, config: TrainC
     return total
 
 
-def _backward(model: nn.Module, batch: Batch, device: torch.device, config: TrainConfig, is_last: bool) -> Tensor:
-    """Add one part's gradients, summed over the draw's subnets; the part's share of the mean loss."""
+def _backward(
+    model: nn.Module, batch: Batch, share: float, device: torch.device, config: TrainConfig, is_last: bool
+) -> Tensor:
+    """Add one part's share of the gradients, summed over the draw's subnets; its share of the mean loss."""
     on_device = batch.to(device)
     target = on_device.target.float() / 255
     subnets = batch.draw.subnets
@@ -71,10 +75,10 @@ def _backward(model: nn.Module, batch: Batch, device: torch.device, config: Trai
         with _gradient_sync(model, is_last and subnet == subnets[-1]):
             sr = _answer(model, on_device, subnet, config.precision)
             loss = _l1(sr, target if teacher is None else torch.lerp(target, teacher, config.distillation))
-            (loss / config.accumulate).backward()
+            (loss * share).backward()
         teacher = sr.detach() if teacher is None else teacher
         total += loss.detach()
-    return total / (len(subnets) * config.accumulate)
+    return total * (share / len(subnets))
 
 
 def _answer(model: nn.Module, batch: Batch, subnet: int, precision: str) -> Tensor:
@@ -90,12 +94,11 @@ def _l1(sr: Tensor, target: Tensor) -> Tensor:
     return 2 * (sr - target).abs().mean()
 
 
-def _parts(batch: Batch, count: int) -> Iterator[tuple[Batch, bool]]:
+def _parts(batch: Batch, count: int) -> Iterator[Batch]:
     size = len(batch.lr) // count
     for i in range(count):
         cut = slice(i * size, (i + 1) * size)
-        part = Batch(batch.draw, batch.lr[cut], batch.coord[cut], batch.target[cut], batch.hr_px, batch.names[cut])
-        yield part, i == count - 1
+        yield Batch(batch.draw, batch.lr[cut], batch.coord[cut], batch.target[cut], batch.hr_px, batch.names[cut])
 
 
 def _gradient_sync(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:

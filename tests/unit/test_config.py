@@ -46,6 +46,7 @@ def test_the_resolved_configuration_reads_back_the_same():
         ("ray.num_workers=3", "choose a multiple of 3"),
         ("data.queries_per_crop=1000000", "smallest HR crop"),
         ("sampling.group_weights=[1]", "1 values for 4 scale groups"),
+        ("sampling={groups_per_step: all, group_weights: cost}", "no effect on groups_per_step"),
         ("run.name=a/b", "run.name"),
         ("steps", "key.sub=value"),
         ("train=3", "train"),
@@ -62,6 +63,15 @@ def test_mistakes_are_refused_in_one_line(override, message):
     with pytest.raises(UserError, match="(?s)" + message.replace("[", r"\[")) as caught:
         load_config(None, [override])
     assert "\n" not in str(caught.value)
+
+
+def test_a_batch_of_all_groups_divides_among_them():
+    every_group = "sampling.groups_per_step=all"
+    with pytest.raises(
+        UserError, match=r"ray\.num_workers x train\.accumulate x the scale groups = 8; choose a multiple"
+    ):
+        load_config(None, [every_group, "ray.num_workers=2", "train.batch_size=12"])
+    assert load_config(None, [every_group, "ray.num_workers=2", "train.batch_size=16"])
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "\x00"])

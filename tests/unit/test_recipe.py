@@ -45,14 +45,14 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch(cache):
-    return replace(dataset(tiny_config(), cache)[0], draw=Draw(1, 2.1, (3, 1, 0)), hr_px=25)
+    return replace(dataset(tiny_config(), cache)[0][0], draw=Draw(1, 2.1, (3, 1, 0)), hr_px=25)
 
 
-def gradients(config, batch, prepare=lambda model: None):
+def gradients(config, *batches, prepare=lambda model: None):
     state = TrainState.fresh(config, CPU)
     torch.nn.init.normal_(state.model.decoder.layers[-1].weight, generator=torch.Generator().manual_seed(1), std=0.1)
     prepare(state.model)
-    loss = train_step(state, state.model, batch, config.train)
+    loss = train_step(state, state.model, batches, config.train)
     return {name: p.grad.clone() for name, p in state.model.named_parameters()}, float(loss)
 
 
@@ -99,26 +99,39 @@ def test_a_teacher_that_agrees_with_its_pupils_leaves_their_gradients_alone(batc
     def at_the_start(model):
         torch.nn.init.zeros_(model.decoder.layers[-1].weight)
 
-    taught, _ = gradients(tiny_config(*SANDWICH, "train.distillation=0.9"), batch, at_the_start)
-    alone, _ = gradients(tiny_config(*SANDWICH), batch, at_the_start)
+    taught, _ = gradients(tiny_config(*SANDWICH, "train.distillation=0.9"), batch, prepare=at_the_start)
+    alone, _ = gradients(tiny_config(*SANDWICH), batch, prepare=at_the_start)
     for name, gradient in alone.items():
         torch.testing.assert_close(taught[name], gradient)
 
 
-def _worker(rank, config, batches, port, results):
+def test_a_step_of_all_groups_has_the_mean_of_their_gradients(cache):
+    config = tiny_config("sampling={groups_per_step: all}", "train={distillation: 0, batch_size: 8, accumulate: 2}")
+    batches = dataset(config, cache)[3]
+    together, loss = gradients(config, *batches)
+    alone = [gradients(config, batch) for batch in batches]
+    assert [batch.draw.subnets for batch in batches] == [(0,), (1,), (2,), (3,)]
+    for name, gradient in together.items():
+        torch.testing.assert_close(gradient, sum(one[name] for one, _ in alone) / 4, atol=1e-6, rtol=1e-4)
+    assert loss == pytest.approx(np.mean([value for _, value in alone]))
+
+
+def _worker(rank, config, steps, port, results):
     torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     torch.set_num_threads(1)
     state = TrainState.fresh(config, CPU)
     model = DistributedDataParallel(state.model)
-    for batch in batches[rank]:
-        train_step(state, model, batch, config.train)
+    for batches in steps[rank]:
+        train_step(state, model, batches, config.train)
     results.put((rank, {name: tensor.numpy() for name, tensor in state.model.state_dict().items()}))
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_with_several_passes_per_step_agree_with_one(cache, free_port):
+@pytest.mark.parametrize("groups", ["one", "all"])
+def test_two_processes_with_several_passes_per_step_agree_with_one(cache, free_port, groups):
     # With other seeds a gradient may be zero but for rounding, of which Adam makes a step.
-    config = tiny_config(*SANDWICH, "train.distillation=0.5", "train.accumulate=2", "train.seed=1")
+    given = ("train.distillation=0.5", "train.accumulate=2", "train.seed=1", "train.batch_size=16")
+    config = tiny_config(*SANDWICH, *given, f"sampling.groups_per_step={groups}")
     steps = range(4)
     shares = [[dataset(config, cache, rank, 2)[step] for step in steps] for rank in range(2)]
     context = mp.get_context("spawn")
@@ -196,9 +209,9 @@ def test_settings_that_would_do_nothing_are_refused(overrides, message):
 
 
 def test_degradations_touch_the_lr_image_alone_and_depend_on_seed_and_step(cache):
-    clean = dataset(tiny_config(), cache)[3]
+    (clean,) = dataset(tiny_config(), cache)[3]
     faulty = tiny_config("data.degradation={blur: 1, noise: 1, jpeg: 1}")
-    seen = [dataset(faulty, cache)[3] for _ in range(2)]
+    seen = [dataset(faulty, cache)[3][0] for _ in range(2)]
     assert torch.equal(seen[0].lr, seen[1].lr)
     assert not torch.equal(seen[0].lr, clean.lr)
     assert torch.equal(seen[0].target, clean.target)

@@ -18,7 +18,12 @@ def photos(tmp_path_factory):
     return open_photo_map(photo_folder(None, "train"), config.data, config.hr_crop_px)
 
 
-def same(a, b):
+def same(step, other):
+    for a, b in zip(step, other, strict=True):
+        same_batch(a, b)
+
+
+def same_batch(a, b):
     assert a.draw == b.draw
     assert a.names == b.names
     for name in ("lr", "coord", "target"):
@@ -30,23 +35,40 @@ def test_a_batch_depends_on_seed_and_step_alone(photos):
     expected = [forward[step] for step in range(4)]
     for step in (3, 1, 0, 2):
         same(backward[step], expected[step])
-    other = StepBatches(photos, tiny_config("train.seed=1"))[0]
-    assert not torch.equal(other.target, expected[0].target)
+    (other,) = StepBatches(photos, tiny_config("train.seed=1"))[0]
+    assert not torch.equal(other.target, expected[0][0].target)
 
 
 def test_loader_processes_change_nothing(photos):
     dataset = StepBatches(photos, tiny_config())
-    for step, batch in enumerate(batches_from(dataset, range(5), loader_processes=2)):
-        same(batch, dataset[step])
+    for step, batches in enumerate(batches_from(dataset, range(5), loader_processes=2)):
+        same(batches, dataset[step])
 
 
-def test_workers_share_the_batch(photos):
-    config = tiny_config("ray.num_workers=2")
+@pytest.mark.parametrize("groups", ["one", "all"])
+def test_workers_share_the_batch(photos, groups):
+    config = tiny_config("ray.num_workers=2", "train.batch_size=8", f"sampling.groups_per_step={groups}")
     whole = StepBatches(photos, config)[5]
     halves = [StepBatches(photos, config, rank, 2)[5] for rank in range(2)]
-    assert torch.cat([half.lr for half in halves]).equal(whole.lr)
-    assert torch.cat([half.target for half in halves]).equal(whole.target)
-    assert halves[0].draw == halves[1].draw == whole.draw
+    assert [len(part.lr) for part in whole] == ([8] if groups == "one" else [2, 2, 2, 2])
+    for part, *mine in zip(whole, *halves, strict=True):
+        assert torch.cat([half.lr for half in mine]).equal(part.lr)
+        assert torch.cat([half.target for half in mine]).equal(part.target)
+        assert mine[0].draw == mine[1].draw == part.draw
+
+
+def test_a_step_of_all_groups_has_each_once_at_a_scale_of_its_own(photos):
+    config = tiny_config("train.batch_size=8", "sampling.groups_per_step=all", "sampling.random_width_probability=0")
+    dataset = StepBatches(photos, config)
+    for step in range(6):
+        batches = dataset[step]
+        assert [batch.draw.group for batch in batches] == [0, 1, 2, 3]
+        for batch in batches:
+            low, high = PAPER_SUBNETS[batch.draw.group].scales
+            assert low <= batch.draw.scale <= high
+            assert batch.hr_px == round(batch.lr.shape[-1] * batch.draw.scale)
+    photos_seen = [name for step in range(2) for batch in dataset[step] for name in batch.names]
+    assert sorted(photos_seen) == sorted(photos.names * (16 // len(photos.names)))
 
 
 @pytest.mark.parametrize("scale", [1, 1.5, 2, 3])
@@ -56,7 +78,7 @@ def test_lr_and_targets_show_the_same_crop(photos, scale):
     subnets = f"model.subnets=[{{scales: [{scale}, {scale + 1e-4}]}}]"
     dataset = StepBatches(photos, tiny_config(f"data.queries_per_crop={side * side}", subnets))
     seen = set()
-    for batch in (dataset[step] for step in range(8)):
+    for (batch,) in (dataset[step] for step in range(8)):
         assert batch.hr_px == side
         for lr, coord, target in zip(batch.lr, batch.coord, batch.target, strict=True):
             rows, cols = (((coord[:, axis] + 1) * side / 2 - 0.5).round().long() for axis in (0, 1))
@@ -95,7 +117,7 @@ def test_every_pixel_is_as_likely_to_be_queried():
 
 
 def test_queries_are_distinct_pixel_centres(photos):
-    batch = StepBatches(photos, tiny_config())[2]
+    (batch,) = StepBatches(photos, tiny_config())[2]
     centres = pixel_centres(batch.hr_px)
     assert torch.isin(batch.coord, centres).all()
     for coord in batch.coord:
@@ -105,7 +127,7 @@ def test_queries_are_distinct_pixel_centres(photos):
 def test_every_photo_is_used_once_per_epoch(photos):
     dataset = StepBatches(photos, tiny_config())
     for epoch in range(2):
-        names = [name for step in range(4 * epoch, 4 * epoch + 4) for name in dataset[step].names]
+        names = [name for step in range(4 * epoch, 4 * epoch + 4) for name in dataset[step][0].names]
         assert sorted(names) == sorted(photos.names)
 
 
@@ -115,7 +137,7 @@ def sampler(*overrides):
 
 def test_draws_keep_to_their_group_and_follow_the_weights():
     paper = sampler("sampling.group_weights=[1, 1, 1, 5]", "sampling.full_width_probability=[0.6, 0, 0, 0]")
-    draws = [paper.draw(step) for step in range(4000)]
+    draws = [paper.draws(step)[0] for step in range(4000)]
     for draw in draws:
         low, high = PAPER_SUBNETS[draw.group].scales
         assert low <= draw.scale <= high
@@ -128,7 +150,7 @@ def test_draws_keep_to_their_group_and_follow_the_weights():
 
 def test_some_steps_train_any_network_and_some_the_lowest_scale():
     draws = [
-        sampler("sampling.random_width_probability=0.5", "sampling.lowest_scale_probability=0.2").draw(step)
+        sampler("sampling.random_width_probability=0.5", "sampling.lowest_scale_probability=0.2").draws(step)[0]
         for step in range(4000)
     ]
     for index in range(4):
@@ -147,7 +169,7 @@ def test_some_steps_train_any_network_and_some_the_lowest_scale():
     ],
 )
 def test_each_step_trains_the_networks_of_its_rule(widths, expected):
-    draws = [sampler(f"sampling.widths={widths}").draw(step) for step in range(40)]
+    draws = [sampler(f"sampling.widths={widths}").draws(step)[0] for step in range(40)]
     assert {draw.group: draw.subnets for draw in draws} == expected
 
 
@@ -160,6 +182,6 @@ def test_weights_by_cost_give_each_group_the_same_compute(widths):
     assert macs[0] < macs[-1]
     spent = np.zeros(4)
     for step in range(6000):
-        draw = by_cost.draw(step)
+        (draw,) = by_cost.draws(step)
         spent[draw.group] += sum(macs[subnet] for subnet in draw.subnets)
     np.testing.assert_allclose(spent / spent.sum(), 0.25, atol=0.015)
