@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anysr.checkpoints.fit import Shape, check_fit
+from anysr.checkpoints.fit import Shape, check_fit, check_parts, check_tensors
 from anysr.checkpoints.names import released_name
 from anysr.checkpoints.shapes import FAMILIES, config_from_shapes, family_of
 from anysr.colour import Affine, ColourConfig
@@ -35,10 +36,12 @@ def load_released(path: str | os.PathLike[str]) -> AnySR:
     """The network in a released file, in evaluation mode; family, depth and widths come from its weights.
 
     Raises:
-        ValueError: the file is damaged, holds more than tensors and plain values, is of none of the
-            families, or fits one only in part (missing, unexpected and mis-shaped keys are listed).
+        ValueError: the file is damaged, holds more than tensors and plain values, weights that are no dense
+            and finite floating-point numbers, is of none of the families, or fits one only in part (missing,
+            unexpected and mis-shaped keys are listed).
     """
     spec, given = _read(path)
+    check_tensors(str(path), given, Path(path).stat().st_size)
     shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
     family = family_of(shapes)
     if family is None:
@@ -49,7 +52,8 @@ def load_released(path: str | os.PathLike[str]) -> AnySR:
     try:
         config = config_from_shapes(family, shapes, spec)
     except ValueError as error:
-        raise ValueError(f"{path} ({family}) has impossible sizes: {error}") from error
+        raise ValueError(f"{path} ({family}) cannot be loaded: {error}") from error
+    check_parts(f"{path} ({family})", config, len(given))
     shifts = _shifts_applied(family, config)
     given = {name: tensor for name, tensor in given.items() if name in shifts or not _SHIFT.fullmatch(name)}
     with torch.device("meta"):
@@ -76,7 +80,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], dict[str, Te
         with warnings.catch_warnings():
             # A refusal is one line: torch remarks on a foreign pickle before it refuses it.
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            fault = _archive_fault(path)
+            content = torch.load(path, map_location="cpu", weights_only=True) if fault is None else None
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is damaged or holds more than tensors and plain values; refused, and nothing in it was run"
@@ -85,6 +90,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], dict[str, Te
         raise ValueError(
             f"{path} is not a readable checkpoint ({type(error).__name__}); it may be cut short"
         ) from error
+    if fault is not None:
+        raise ValueError(f"{path} is damaged or was not written by torch.save: {fault}; fetch or copy it again")
     spec: Mapping[str, Any] = {}
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping) and "sd" in content["model"]:
         spec, content = content["model"], content["model"]["sd"]
@@ -93,6 +100,18 @@ def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], dict[str, Te
     ):
         raise ValueError(f"{path} is not a checkpoint of {', '.join(FAMILIES)}: it holds no table of tensors by name")
     return spec, {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _archive_fault(path: str | os.PathLike[str]) -> str | None:
+    """What is wrong with a zipped file's members, which torch takes as they are."""
+    if not zipfile.is_zipfile(path):
+        return None  # torch's old format, which has no checksums
+    with zipfile.ZipFile(path) as archive:
+        # Small files that unfold to more than memory holds are not even begun.
+        if packed := [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]:
+            return f"its part {packed[0]} is compressed"
+        damaged = archive.testzip()
+        return None if damaged is None else f"its part {damaged} does not match its checksum"
 
 
 def _colour(published: ColourConfig, given: Mapping[str, Tensor]) -> ColourConfig:

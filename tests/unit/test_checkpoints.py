@@ -1,0 +1,116 @@
+"""Released files and our own, damaged, foreign or with traps in them; the released layout is written here."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import anysr
+from anysr.checkpoints.names import released_name
+
+TINY: dict[str, Any] = {"encoder": {"num_blocks": 1, "channels": 16}, "decoder": {"hidden": 16}}
+
+
+def as_released(name: str, **overrides: Any) -> tuple[anysr.AnySR, dict[str, Tensor]]:
+    """A fresh LIIF, SRNO or Meta-SR network, with AnySR's encoder or without, and its weights under released names."""
+    model = anysr.build(name, **{**TINY, **overrides}).eval()
+    family = {"liif": "LIIF", "srno": "SRNO", "metasr": "Meta-SR"}[model.config.decoder.kind]
+    weights = {released_name(key, family, model.config): tensor for key, tensor in model.state_dict().items()}
+    if model.config.interweave is not None:
+        weights |= {"encoder.sub_mean.weight": torch.eye(3)[..., None, None], "encoder.sub_mean.bias": torch.zeros(3)}
+    return model, weights
+
+
+def written(path: Path, weights: dict[str, Any], spec: dict[str, Any] | None = None) -> Path:
+    torch.save({"model": {"name": "any", "args": spec or {}, "sd": weights}}, path)
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ValueError) as caught:
+        anysr.load(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert path.name in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("name", "encoder", "interval"),
+    [
+        ("edsr-baseline-liif-anysr", {"num_blocks": 1, "channels": 24}, 16),
+        ("edsr-baseline-liif-anysr", {"num_blocks": 1, "channels": 40}, 16),
+        ("rdn-liif-anysr", {"num_blocks": 1, "num_convs": 4, "growth": 20, "channels": 16}, 16),
+        ("edsr-baseline-liif-anysr", {"num_blocks": 1, "channels": 24}, 6),
+    ],
+)
+def test_the_interweaving_interval_is_the_published_one_where_it_can_be(
+    name: str, encoder: dict[str, Any], interval: int, tmp_path: Path
+) -> None:
+    interweave = {"interval": interval, "parity_sign": True}
+    model, weights = as_released(name, encoder=encoder, interweave=interweave)
+    again = anysr.load(written(tmp_path / "net.pth", weights))
+    assert again.config.interweave == model.config.interweave
+
+
+def test_a_description_that_weights_cannot_tell_is_heeded(tmp_path: Path) -> None:
+    _, weights = as_released("edsr-baseline-liif")
+    assert anysr.load(written(tmp_path / "net.pth", weights, {"local_ensemble": True}))
+    assert "local_ensemble" in refusal(written(tmp_path / "net.pth", weights, {"local_ensemble": False}))
+    spec = {"encoder_spec": {"args": {"res_scale": 10**400}}}
+    assert "res_scale" in refusal(written(tmp_path / "net.pth", weights, spec))
+
+
+@pytest.mark.parametrize(
+    ("said", "make"),
+    [
+        ("sparse_coo", lambda tensor: tensor.to_sparse()),
+        ("sparse_csr", lambda tensor: tensor.flatten(1).to_sparse_csr()),
+        ("on device meta", lambda tensor: tensor.to("meta")),
+        ("torch.complex64", lambda tensor: tensor.to(torch.complex64)),
+        ("torch.int64", lambda tensor: tensor.long()),
+        ("torch.bool", lambda tensor: tensor.bool()),
+        ("torch.float8_e4m3fn", lambda tensor: tensor.to(torch.float8_e4m3fn)),
+        ("not finite", lambda tensor: tensor * float("nan")),
+        ("bytes of the", lambda tensor: torch.zeros(1).expand(40000, 40000)),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_tensors_that_are_no_weights_are_named(said: str, make: Any, tmp_path: Path) -> None:
+    _, weights = as_released("edsr-baseline-liif")
+    weights["imnet.layers.0.weight"] = make(weights["imnet.layers.0.weight"])
+    message = refusal(written(tmp_path / "net.pth", weights))
+    assert "imnet.layers.0.weight is " in message
+    assert said in message
+
+
+def test_more_parts_than_tensors_are_refused_at_once(tmp_path: Path) -> None:
+    _, weights = as_released("rcan-liif", encoder={"num_groups": 1, "num_blocks": 1, "channels": 16})
+    weights |= {f"spare.{i}": torch.zeros(1) for i in range(600)}
+    weights |= {"encoder.body.599.body.0.bias": torch.zeros(1), "encoder.body.0.body.599.body.0.bias": torch.zeros(1)}
+    assert "num_groups 600, num_blocks 600" in refusal(written(tmp_path / "net.pth", weights))
+
+
+def test_long_lists_are_shortened(tmp_path: Path) -> None:
+    _, weights = as_released("edsr-baseline-liif")
+    weights |= {f"spare.{i}": torch.zeros(1) for i in range(500)}
+    message = refusal(written(tmp_path / "net.pth", weights))
+    assert message.endswith("spare.19 (1,) … and 480 more")
+
+
+def test_flipped_bytes_are_noticed(tmp_path: Path) -> None:
+    path = written(tmp_path / "net.pth", as_released("edsr-baseline-liif")[1])
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        member = next(info for info in archive.infolist() if info.filename.endswith("data/0"))
+    content[member.header_offset + 700] ^= 1
+    path.write_bytes(content)
+    assert "data/0 does not match its checksum" in refusal(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("net/data.pkl", bytes(10**6))
+    assert "net/data.pkl is compressed" in refusal(path)
