@@ -43,7 +43,7 @@ def check_tensors(where: str, tensors: Mapping[str, Tensor], file_bytes: int) ->
             raise _unfit(where, name, "not finite everywhere")
 
 
-def check_parts(where: str, config: ModelConfig, num_tensors: int) -> None:
+def check_parts(config: ModelConfig, num_tensors: int) -> None:
     """Refuse more blocks and layers than there are tensors, before any time goes into making them.
 
     Raises:
@@ -53,7 +53,7 @@ def check_parts(where: str, config: ModelConfig, num_tensors: int) -> None:
         counts = {f.name: getattr(part, f.name) for f in fields(part) if f.name.startswith("num_")}
         if math.prod(counts.values()) > max(_FEW_PARTS, num_tensors):
             listed = ", ".join(f"{key} {count}" for key, count in counts.items())
-            raise ValueError(f"{where} holds {num_tensors} tensors, too few for the {name} it describes ({listed})")
+            raise ValueError(f"{num_tensors} tensors are too few for its {name} of {listed}")
 
 
 def check_fit(where: str, expected: Mapping[str, Shape], given: Mapping[str, Shape]) -> None:

@@ -51,9 +51,9 @@ def load_released(path: str | os.PathLike[str]) -> AnySR:
         )
     try:
         config = config_from_shapes(family, shapes, spec)
+        check_parts(config, len(given))
     except ValueError as error:
         raise ValueError(f"{path} ({family}) cannot be loaded: {error}") from error
-    check_parts(f"{path} ({family})", config, len(given))
     shifts = _shifts_applied(family, config)
     given = {name: tensor for name, tensor in given.items() if name in shifts or not _SHIFT.fullmatch(name)}
     with torch.device("meta"):
@@ -126,7 +126,8 @@ def _colour(published: ColourConfig, given: Mapping[str, Tensor]) -> ColourConfi
 def _rows(given: Mapping[str, Tensor], name: str, before: float = 1.0, after: float = 1.0) -> Affine:
     weight, bias = given[f"{name}.weight"].double().view(3, 3), given[f"{name}.bias"].double().view(3, 1)
     rows: list[list[float]] = (torch.cat([weight * before, bias], dim=1) * after).tolist()
-    return tuple((r, g, b, constant) for r, g, b, constant in rows)
+    first, second, third = ((r, g, b, constant) for r, g, b, constant in rows)
+    return first, second, third
 
 
 def _plain(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 import anysr
@@ -114,3 +116,74 @@ def test_flipped_bytes_are_noticed(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("net/data.pkl", bytes(10**6))
     assert "net/data.pkl is compressed" in refusal(path)
+
+
+def own(path: Path, **changes: Any) -> Path:
+    """A file of ours whose description was changed by hand, like ``num_blocks=…`` in its encoder."""
+    model = anysr.build("edsr-baseline-liif", **TINY)
+    config = model.config.to_dict()
+    for key, value in changes.items():
+        part, _, name = key.partition("__")
+        config[part] = {**config[part], name: value} if name else value
+    save_file(model.state_dict(), path, {"anysr": json.dumps({"format": 1, "config": config})})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"encoder__num_blocks": 100000}, "tensors are too few for its encoder of num_blocks 100000"),
+        ({"encoder__num_blocks": 400}, "more"),
+        ({"decoder__hidden": 10**20}, "impossible sizes"),
+        ({"decoder__hidden": 10**18}, "impossible sizes"),
+        ({"decoder__hidden": 16.0}, "model.decoder.hidden must be a whole number, got 16.0"),
+        ({"encoder__residual_scale": 10**400}, "model.encoder.residual_scale must be a number"),
+        ({"colour": None}, "model.colour"),
+        ({"colour__to_rgb": None}, "model.colour.to_rgb"),
+        ({"colour__to_network": [[1, 0, 0, float("nan")]] * 3}, "colour.to_network must hold finite numbers"),
+        ({"subnets": 3}, "model.subnets"),
+    ],
+)
+def test_impossible_descriptions_are_refused_in_a_short_line(
+    changes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    message = refusal(own(tmp_path / "net.safetensors", **changes))
+    assert said in message
+    assert len(message) < 2500
+
+
+@pytest.mark.parametrize("text", ["[" * 100000, '{"format": ' + "9" * 5000 + "}", "null"])
+def test_descriptions_that_are_none_are_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_file(anysr.build("edsr-baseline-liif", **TINY).state_dict(), path, {"anysr": text})
+    assert "does not describe a network" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("said", "change"),
+    [
+        ("several types", lambda tensor: tensor.half()),
+        ("torch.float8_e4m3fn", lambda tensor: tensor.to(torch.float8_e4m3fn)),
+        ("not finite", lambda tensor: tensor / 0),
+    ],
+)
+def test_weights_of_another_kind_are_refused(said: str, change: Any, tmp_path: Path) -> None:
+    path, model = tmp_path / "net.safetensors", anysr.build("edsr-baseline-liif", **TINY)
+    anysr.save(model, path)
+    weights = model.state_dict()
+    weights["encoder.head.weight"] = change(weights["encoder.head.weight"])
+    description = json.dumps({"format": 1, "config": model.config.to_dict()})
+    save_file(weights, path, {"anysr": description})
+    assert said in refusal(path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_half_storage_keeps_what_is_no_float16(dtype: torch.dtype, tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    encoder = {"num_groups": 1, "num_blocks": 1, "channels": 16}
+    model = anysr.build("rcan-arbsr", encoder=encoder, decoder={"bottleneck": 2}).to(dtype)
+    for _ in range(2):
+        anysr.save(model, path, half=True)
+        model = anysr.load(path)
+        kinds = {name.endswith("num_batches_tracked"): tensor.dtype for name, tensor in model.state_dict().items()}
+        assert kinds == {False: dtype, True: torch.int64}

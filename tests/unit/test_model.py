@@ -238,6 +238,20 @@ def test_places_may_be_of_any_layout_but_want_no_gradients():
         ("edsr-baseline-liif", {"encoder": {"residual_scale": float("nan")}}, r"encoder\.residual_scale"),
         ("rdn-liif", {"encoder": {"narrow_growth": -1}}, r"encoder\.narrow_growth"),
         ("rdn-liif", {"interweave": 3}, r"model\.interweave"),
+        ("rdn-liif", {"encoder": {"columns": "own", "narrow_growth": 65}}, r"encoder\.narrow_growth must be at most"),
+        ("rdn-liif", {"encoder": {"num_blocks": 2.5}}, r"model\.encoder\.num_blocks must be a whole number, got 2\.5"),
+        ("rdn-liif", {"encoder": anysr.RdnConfig(channels=64.0)}, r"model\.encoder\.channels .*, got 64\.0"),
+        ("rdn-liif", {"encoder": None}, r"model\.encoder must be a mapping"),
+        ("rdn-liif", {"decoder": {"hidden": "8"}}, r"model\.decoder\.hidden"),
+        ("rdn-liif", {"width_multiple": "8"}, r"model\.width_multiple must be a whole number, got '8'"),
+        ("rdn-liif", {"interweave": {"parity_sign": "no"}}, r"parity_sign must be true or false, got 'no'"),
+        ("rdn-liif", {"colour": None}, r"model\.colour must be a mapping"),
+        ("rdn-liif", {"colour": {"to_rgb": [[1, 0, 0]] * 3}}, r"model\.colour\.to_rgb must be a list of 3"),
+        ("rdn-liif", {"subnets": None}, r"model\.subnets must be a list"),
+        ("rdn-liif", {"subnets": [5]}, r"model\.subnets\[0\] must be a mapping, got 5"),
+        ("rdn-liif", {"subnets": [{"scales": [1, 2, 3]}]}, r"model\.subnets\[0\]\.scales must be a list of 2"),
+        (None, {}, "model must be a mapping"),
+        (5, {}, "model must be a mapping"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(name, changes, message):
@@ -295,6 +309,7 @@ def test_numbers_of_other_libraries_are_numbers():
     for scale in (np.float32(2.5), torch.tensor(2.5), (np.float64(2.5), 2.5)):
         assert torch.equal(model(lr, scale, subnet=1), expected)
     assert model(lr, np.int64(2)).shape == (1, 3, 12, 12)
+    assert small_model(decoder=LiifConfig(hidden=np.int64(24), num_layers=3)).config == model.config
     assert model(lr, size=(np.int64(20), np.int32(22))).shape == (1, 3, 20, 22)
     with pytest.raises(ValueError, match="scale must be a number"):
         model(lr, "2.5")
