@@ -26,14 +26,15 @@ def save(model: AnySR, path: str | os.PathLike[str], *, half: bool = False) -> N
     """Write weights and configuration to ``path``, which appears complete or not at all.
 
     Args:
-        model: the network.
+        model: the network, or what torch.compile, ``DataParallel`` or ``DistributedDataParallel`` made of it.
         path: ``*.safetensors``.
         half: store float32 weights as float16, at half the size; :func:`load` gives float32 again.
 
     Raises:
+        TypeError: not such a network.
         ValueError: with ``half``, a weight that float16 cannot hold.
     """
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    model = _unwrapped(model)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # One key: the format does not keep the order of several, and equal networks are to be equal files.
@@ -75,6 +76,17 @@ def list_pretrained() -> list[str]:
 def pretrained_file(name: str) -> Path:
     """The model file of a network in the box."""
     return _PRETRAINED / f"{name}.safetensors"
+
+
+def _unwrapped(model: Any) -> AnySR:
+    while not isinstance(model, AnySR):
+        if hasattr(model, "_orig_mod"):  # torch.compile's
+            model = model._orig_mod
+        elif isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            raise TypeError(f"anysr.save writes AnySR networks, as of anysr.build, got {type(model).__name__}")
+    return model
 
 
 def _load_own(path: str | os.PathLike[str]) -> AnySR:
