@@ -23,6 +23,10 @@ from anysr.config import ModelConfig
 from anysr.model import AnySR
 
 _SHIFT = re.compile(r"encoder\.(sub|add)_mean\.(weight|bias)")
+# What DataParallel and torch.compile put before each name.
+_WRAPPING = re.compile(r"^((module|_orig_mod)\.)+")
+# Where training codes keep the table of weights in what they save.
+_TABLES = ("model", "state_dict", "model_state_dict", "params", "params_ema")
 
 
 def is_pickle(path: str | os.PathLike[str]) -> bool:
@@ -92,14 +96,36 @@ def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], dict[str, Te
         ) from error
     if fault is not None:
         raise ValueError(f"{path} is damaged or was not written by torch.save: {fault}; fetch or copy it again")
-    spec: Mapping[str, Any] = {}
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping) and "sd" in content["model"]:
-        spec, content = content["model"], content["model"]["sd"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    spec, table = _table(path, content)
+    if not isinstance(table, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in table.items()
     ):
         raise ValueError(f"{path} is not a checkpoint of {', '.join(FAMILIES)}: it holds no table of tensors by name")
-    return spec, {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in table.items():
+        plain = _WRAPPING.sub("", name)
+        if plain in tensors:
+            raise ValueError(
+                f"{path} holds {plain} twice, at least once behind a prefix; save one of the two networks alone"
+            )
+        tensors[plain] = tensor
+    return spec, tensors
+
+
+def _table(path: str | os.PathLike[str], content: Any) -> tuple[Mapping[str, Any], Any]:
+    """The model's description, and what should be its tensors by name."""
+    if not isinstance(content, Mapping):
+        return {}, content
+    model = content.get("model")
+    if isinstance(model, Mapping) and "sd" in model:
+        return model, model["sd"]
+    tables = [name for name in _TABLES if isinstance(content.get(name), Mapping)]
+    if len(tables) > 1:
+        raise ValueError(
+            f"{path} holds several networks ({', '.join(tables)}); save the one you want alone, as with "
+            f'torch.save(torch.load(path)["{tables[-1]}"], "alone.pth")'
+        )
+    return {}, content[tables[0]] if tables else content
 
 
 def _archive_fault(path: str | os.PathLike[str]) -> str | None:

@@ -91,6 +91,23 @@ def test_tensors_that_are_no_weights_are_named(said: str, make: Any, tmp_path: P
     assert said in message
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "module.module.", "module._orig_mod."])
+@pytest.mark.parametrize("table", [None, "model", "state_dict", "params"])
+def test_wrappings_are_taken_off(prefix: str, table: str | None, tmp_path: Path) -> None:
+    model, weights = as_released("edsr-baseline-liif")
+    weights = {prefix + name: tensor for name, tensor in weights.items()}
+    torch.save(weights if table is None else {table: weights, "epoch": 3}, tmp_path / "net.pth")
+    assert anysr.load(tmp_path / "net.pth").config.encoder == model.config.encoder
+
+
+def test_two_networks_in_a_file_are_refused(tmp_path: Path) -> None:
+    _, weights = as_released("edsr-baseline-liif")
+    twice = weights | {"module.imnet.layers.0.bias": torch.ones(16)}
+    assert "imnet.layers.0.bias twice, at least once behind a prefix" in refusal(written(tmp_path / "net.pth", twice))
+    torch.save({"params": weights, "params_ema": weights}, tmp_path / "net.pth")
+    assert "several networks (params, params_ema)" in refusal(tmp_path / "net.pth")
+
+
 def test_more_parts_than_tensors_are_refused_at_once(tmp_path: Path) -> None:
     _, weights = as_released("rcan-liif", encoder={"num_groups": 1, "num_blocks": 1, "channels": 16})
     weights |= {f"spare.{i}": torch.zeros(1) for i in range(600)}
