@@ -95,7 +95,7 @@ def _load_own(path: str | os.PathLike[str]) -> AnySR:
         config = ModelConfig.from_dict(description["config"])
         check_parts(config, len(tensors))
         shapeless = _shapeless(config)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} does not describe a network: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in shapeless.items()}
     check_fit(str(path), expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()})

@@ -37,7 +37,10 @@ def check_tensors(where: str, tensors: Mapping[str, Tensor], file_bytes: int) ->
     sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in tensors.items()}
     if sum(sizes.values()) > file_bytes:
         largest = max(sizes, key=sizes.__getitem__)
-        raise _unfit(where, largest, f"{sizes[largest]} bytes of the {file_bytes} that the whole file has")
+        raise ValueError(
+            f"the weights in {where} would take {sum(sizes.values())} bytes, but the whole file has {file_bytes}: some "
+            f"repeat the same numbers, perhaps {largest} of {sizes[largest]}; store each tensor with its own"
+        )
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise _unfit(where, name, "not finite everywhere")
@@ -83,7 +86,7 @@ def _fault(name: str, tensor: Tensor) -> str | None:
     if tensor.device.type != "cpu":
         return f"on device {tensor.device}, without values"
     # The one whole number that networks keep beside their weights.
-    is_count = name.endswith("num_batches_tracked") and not tensor.is_complex()
+    is_count = name.endswith("num_batches_tracked") and not (tensor.is_floating_point() or tensor.is_complex())
     if tensor.is_quantized or not (tensor.dtype in _FLOATS or is_count):
         return str(tensor.dtype)
     return None
@@ -92,7 +95,7 @@ def _fault(name: str, tensor: Tensor) -> str | None:
 def _unfit(where: str, name: str, fault: str) -> ValueError:
     return ValueError(
         f"the weights in {where} are of another kind: {name} is {fault}; they must be dense, finite and float16, "
-        "bfloat16, float32 or float64, each number stored once"
+        "bfloat16, float32 or float64"
     )
 
 

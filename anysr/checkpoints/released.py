@@ -45,7 +45,6 @@ def load_released(path: str | os.PathLike[str]) -> AnySR:
             unexpected and mis-shaped keys are listed).
     """
     spec, given = _read(path)
-    check_tensors(str(path), given, Path(path).stat().st_size)
     shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
     family = family_of(shapes)
     if family is None:
@@ -53,6 +52,7 @@ def load_released(path: str | os.PathLike[str]) -> AnySR:
         raise ValueError(
             f"{path} is not a checkpoint of {', '.join(FAMILIES)}; it holds {len(given)} tensors: {some}, …"
         )
+    check_tensors(str(path), given, Path(path).stat().st_size)
     try:
         config = config_from_shapes(family, shapes, spec)
         check_parts(config, len(given))
@@ -95,7 +95,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], dict[str, Te
             f"{path} is not a readable checkpoint ({type(error).__name__}); it may be cut short"
         ) from error
     if fault is not None:
-        raise ValueError(f"{path} is damaged or was not written by torch.save: {fault}; fetch or copy it again")
+        raise ValueError(f"{path} {fault}")
     spec, table = _table(path, content)
     if not isinstance(table, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in table.items()
@@ -135,9 +135,14 @@ def _archive_fault(path: str | os.PathLike[str]) -> str | None:
     with zipfile.ZipFile(path) as archive:
         # Small files that unfold to more than memory holds are not even begun.
         if packed := [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]:
-            return f"its part {packed[0]} is compressed"
+            return f"is not as torch.save writes files: its part {packed[0]} is compressed; write it again with it"
         damaged = archive.testzip()
-        return None if damaged is None else f"its part {damaged} does not match its checksum"
+    if damaged is None:
+        return None
+    return (
+        f"is damaged: its part {damaged} does not match its checksum; fetch or copy it again, or if it was written "
+        "without checksums (torch.serialization.set_crc32_options), write it with them"
+    )
 
 
 def _colour(published: ColourConfig, given: Mapping[str, Tensor]) -> ColourConfig:

@@ -79,7 +79,6 @@ def test_a_description_that_weights_cannot_tell_is_heeded(tmp_path: Path) -> Non
         ("torch.bool", lambda tensor: tensor.bool()),
         ("torch.float8_e4m3fn", lambda tensor: tensor.to(torch.float8_e4m3fn)),
         ("not finite", lambda tensor: tensor * float("nan")),
-        ("bytes of the", lambda tensor: torch.zeros(1).expand(40000, 40000)),
     ],
 )
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -106,6 +105,13 @@ def test_two_networks_in_a_file_are_refused(tmp_path: Path) -> None:
     assert "imnet.layers.0.bias twice, at least once behind a prefix" in refusal(written(tmp_path / "net.pth", twice))
     torch.save({"params": weights, "params_ema": weights}, tmp_path / "net.pth")
     assert "several networks (params, params_ema)" in refusal(tmp_path / "net.pth")
+
+
+def test_a_tensor_larger_than_its_file_is_refused(tmp_path: Path) -> None:
+    _, weights = as_released("edsr-baseline-liif")
+    weights["imnet.layers.0.weight"] = torch.zeros(1).expand(40000, 40000)
+    message = refusal(written(tmp_path / "net.pth", weights))
+    assert "repeat the same numbers, perhaps imnet.layers.0.weight of 6400000000" in message
 
 
 def test_more_parts_than_tensors_are_refused_at_once(tmp_path: Path) -> None:
