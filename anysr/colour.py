@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from anysr.constants import constants
+from anysr.fields import typed
 
-Affine = tuple[tuple[float, float, float, float], ...]
+_Row = tuple[float, float, float, float]
+Affine = tuple[_Row, _Row, _Row]
 
 
 def _diagonal(factor: float, offsets: tuple[float, float, float]) -> Affine:
@@ -43,12 +46,12 @@ class ColourConfig:
 
     def __post_init__(self) -> None:
         for name in ("to_network", "to_rgb", "to_encoder"):
-            if getattr(self, name) is None:
+            if name == "to_encoder" and self.to_encoder is None:
                 continue
-            rows = tuple(tuple(float(value) for value in row) for row in getattr(self, name))
+            rows = typed(getattr(self, name), Affine, f"colour.{name}")
+            if not all(math.isfinite(value) for row in rows for value in row):
+                raise ValueError(f"colour.{name} must hold finite numbers, got {rows}")
             object.__setattr__(self, name, rows)
-            if len(rows) != 3 or any(len(row) != 4 for row in rows):
-                raise ValueError(f"colour.{name} must be three rows of four numbers, got {rows}")
 
 
 # Mean colour of DIV2K's training images (EDSR's and RCAN's released code), which work on 0 ... 255.

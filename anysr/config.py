@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+import reprlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from anysr.colour import ColourConfig
 from anysr.decoders import DECODERS, DecoderConfig, LiifConfig, SrnoConfig
 from anysr.encoders import ENCODERS, EdsrConfig, EncoderConfig
+from anysr.fields import typed, typed_fields
 from anysr.interweave import InterweaveConfig
 from anysr.slimmable import channels_at
 
@@ -75,6 +77,11 @@ class ModelConfig:
     colour: ColourConfig = field(default_factory=ColourConfig)
 
     def __post_init__(self) -> None:
+        for name, kinds in _PARTS.items():
+            object.__setattr__(self, name, _typed_part(getattr(self, name), kinds, f"model.{name}"))
+        groups = (_typed_part(s, SubnetConfig, f"model.subnets[{i}]") for i, s in enumerate(_groups(self.subnets)))
+        object.__setattr__(self, "subnets", tuple(groups))
+        object.__setattr__(self, "width_multiple", typed(self.width_multiple, int, "model.width_multiple"))
         if not self.subnets:
             raise ValueError("subnets must hold at least one group; one group of width 1 is the plain network")
         if self.width_multiple < 1:
@@ -107,6 +114,7 @@ class ModelConfig:
         Raises:
             ValueError: an unknown key (the nearest valid one is named) or a bad value.
         """
+        _check_mapping(values, "model")
         check_keys(values, (f.name for f in fields(cls)), "model")
         given: dict[str, Any] = dict(values)
         for name, table in (("encoder", ENCODERS), ("decoder", DECODERS)):
@@ -114,21 +122,24 @@ class ModelConfig:
                 kind = given[name].get("kind", next(iter(table)))
                 check_keys([kind], table, f"model.{name}.kind")
                 given[name] = _read(table[kind][0], given[name], f"model.{name}")
-        if isinstance(given.get("interweave"), Mapping):
-            given["interweave"] = _read(InterweaveConfig, given["interweave"], "model.interweave")
-        elif not isinstance(given.get("interweave"), InterweaveConfig | None):
-            raise ValueError(f"model.interweave must be a mapping, or null, got {given['interweave']!r}")
-        if isinstance(given.get("colour"), Mapping):
-            given["colour"] = _read(ColourConfig, given["colour"], "model.colour")
+        for name, part in (("interweave", InterweaveConfig), ("colour", ColourConfig)):
+            if isinstance(given.get(name), Mapping):
+                given[name] = _read(part, given[name], f"model.{name}")
         if "subnets" in given:
             given["subnets"] = tuple(
                 s if isinstance(s, SubnetConfig) else _read(SubnetConfig, s, f"model.subnets[{i}]")
-                for i, s in enumerate(given["subnets"])
+                for i, s in enumerate(_groups(given["subnets"]))
             )
-        for name in ("encoder", "decoder"):
-            if name in given and not is_dataclass(given[name]):
-                raise ValueError(f"model.{name} must be a mapping with a kind, got {given[name]!r}")
         return cls(**given)
+
+
+# The classes that each part may be of.
+_PARTS: dict[str, Any] = {
+    "encoder": EncoderConfig,
+    "decoder": DecoderConfig,
+    "interweave": InterweaveConfig | None,
+    "colour": ColourConfig,
+}
 
 
 def check_keys(given: Iterable[str], allowed: Iterable[str], where: str) -> None:
@@ -141,12 +152,34 @@ def check_keys(given: Iterable[str], allowed: Iterable[str], where: str) -> None
             raise ValueError(f"{where}: unknown {key!r}; {hint}")
 
 
-def _read(cls: Any, values: Mapping[str, Any], where: str) -> Any:
+def _read(cls: Any, values: Any, where: str) -> Any:
+    """A part from plain values, each of which must be of the type that its field declares."""
+    _check_mapping(values, where)
     check_keys(values, (f.name for f in fields(cls)), where)
+    given = typed_fields(cls, values, where)
     try:
-        return cls(**values)
-    except TypeError as error:
+        return cls(**given)
+    except TypeError as error:  # a field without a default is missing
         raise ValueError(f"{where}: {error}") from error
+
+
+def _typed_part(part: Any, classes: Any, where: str) -> Any:
+    """A part as if it were read: what is made by hand may hold values of any type."""
+    if not isinstance(part, classes):
+        null = ", or null" if isinstance(None, classes) else ""
+        raise ValueError(f"{where} must be a mapping of its values{null}, got {reprlib.repr(part)}")
+    return None if part is None else _read(type(part), vars(part), where)
+
+
+def _groups(subnets: Any) -> Sequence[Any]:
+    if not isinstance(subnets, list | tuple):
+        raise ValueError(f"model.subnets must be a list of scale groups, got {reprlib.repr(subnets)}")
+    return subnets
+
+
+def _check_mapping(values: Any, where: str) -> None:
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{where} must be a mapping, got {reprlib.repr(values)}")
 
 
 def _check_partition(subnets: tuple[SubnetConfig, ...]) -> None:

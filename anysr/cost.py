@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from anysr.geometry import resolve_target
+from anysr.geometry import checked_size, resolve_target
 from anysr.model import AnySR, SubnetChoice
 
 _POINTS_PER_GROUP = 24
@@ -52,7 +52,12 @@ def cost(
     scale: float | Sequence[float],
     subnet: SubnetChoice = "auto",
 ) -> Cost:
-    """Cost of enlarging one image of ``lr_size`` (h, w) by ``scale`` with a subnet."""
+    """Cost of enlarging one image of ``lr_size`` (h, w) by ``scale`` with a subnet.
+
+    Raises:
+        ValueError: a size, scale or subnet that there is not.
+    """
+    lr_size = checked_size(lr_size, "lr_size must be (h, w)")
     target = resolve_target(lr_size, scale, None)
     chosen = model.subnet_for(subnet, target.largest_scale)
     with torch.device("meta"):
@@ -77,6 +82,7 @@ def mean_macs(model: AnySR, lr_size: tuple[int, int] = (256, 256), scales: tuple
         lr_size: (h, w).
         scales: (lowest, highest); None is what the model's groups cover.
     """
+    lr_size = checked_size(lr_size, "lr_size must be (h, w)")
     factor = getattr(model.config.decoder, "factor", None)
     if factor is not None:
         return float(cost(model, lr_size, factor).macs)

@@ -130,7 +130,7 @@ def resolve_target(
     if scale is None and size is None:
         raise ValueError("give scale=2.37, scale=(s_h, s_w), size=(H, W), or both; got neither")
     height, width = lr_size
-    grid = None if size is None else _checked_size(size)
+    grid = None if size is None else checked_size(size)
     if scale is not None:
         pair = _checked_scale(scale)
     else:
@@ -226,13 +226,18 @@ def _between(x_BCHW: Tensor, dim: int, num_pixels: int, first: int, last: int) -
     return below + (above - below) * (share[:, None] if dim == 2 else share)
 
 
-def _checked_size(size: Sequence[int]) -> tuple[int, int]:
+def checked_size(size: Sequence[int], what: str = "size must be (H, W)") -> tuple[int, int]:
+    """Height and width as Python's numbers; ``what`` begins the refusal.
+
+    Raises:
+        ValueError: not two whole numbers of at least 1.
+    """
     try:
         height, width = (operator.index(v) for v in size)
     except (TypeError, ValueError):
         height = width = 0
     if height < 1 or width < 1:
-        raise ValueError(f"size must be (H, W), two whole numbers of at least 1, got {size!r}")
+        raise ValueError(f"{what}, two whole numbers of at least 1, got {size!r}")
     return height, width
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -15,7 +16,7 @@ from anysr.config import ModelConfig, SubnetConfig
 from anysr.decoders import DECODERS, Decoder, Ecbsr
 from anysr.decoders.grid import Rows, assemble
 from anysr.encoders import ENCODERS, Encoder
-from anysr.encoders.tiles import Progress, Tile, TileChoice, resolve_tile
+from anysr.encoders.tiles import Progress, Tile, TileChoice, is_auto, resolve_tile
 from anysr.fast_linear import inference_dtype
 from anysr.geometry import GridQueries, Pair, PointQueries, Queries, resolve_target
 from anysr.slimmable import copy_prefixes
@@ -44,7 +45,9 @@ class Subnet:
 class AnySR(nn.Module):
     """Enlarges images by any factor with as much of itself as that factor needs.
 
-    It owns its normalisation, depends on its arguments alone and keeps nothing between calls.
+    It owns its normalisation, depends on its arguments alone and keeps nothing between calls. Networks
+    with ArbSR's adaption need :meth:`eval` for that, which :func:`anysr.load` leaves them in: while they
+    train, their batch norms average over the batch, even without gradients, and over each tile of it.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -80,7 +83,8 @@ class AnySR(nn.Module):
                 rows whose memory is bounded anyway.
 
         Returns:
-            (N, 3, H, W) RGB in the same range, not clamped; (N, Q, 3) with ``coord``.
+            (N, 3, H, W) RGB in the same range, not clamped; (N, Q, 3) with ``coord``. Float32, whatever
+            the type of the weights.
 
         Raises:
             ValueError: a wrong shape, scale, size, subnet or tile; LIIF's coordinates that want gradients.
@@ -165,7 +169,7 @@ class AnySR(nn.Module):
     def _tile(self, lr: Tensor, subnet: Subnet, choice: TileChoice) -> Tile | None:
         weight = next(self.parameters())
         if torch.is_grad_enabled():
-            if choice not in ("auto", None):
+            if choice is not None and not is_auto(choice):
                 raise ValueError(f"tile={choice!r} needs torch.no_grad(): gradients pass through the whole image")
             return None
         channels = self.encoder.window_channels(subnet.encoder_channels)
@@ -173,25 +177,40 @@ class AnySR(nn.Module):
 
     def subnet_for(self, choice: SubnetChoice, largest_scale: float) -> Subnet:
         """The subnet that ``choice`` names, for a call at this scale."""
-        if choice == "full":
+        if isinstance(choice, str) and choice == "full":
             return self.subnets[-1]
-        if choice == "auto":
+        if isinstance(choice, str) and choice == "auto":
             return next((s for s in self.subnets if largest_scale < s.scales[1]), self.subnets[-1])
-        if not isinstance(choice, int) or not 0 <= choice < len(self.subnets):
+        try:
+            index = -1 if isinstance(choice, bool) else operator.index(choice)
+        except TypeError:
+            index = -1
+        if not 0 <= index < len(self.subnets):
             raise ValueError(f'subnet must be "auto", "full" or 0 … {len(self.subnets) - 1}, got {choice!r}')
-        return self.subnets[choice]
+        return self.subnets[index]
 
     def extract(self, subnet: int | Literal["full"]) -> AnySR:
-        """A standalone, physically smaller network that answers as ``subnet`` does."""
+        """A standalone, physically smaller network that answers as ``subnet`` does; what is frozen stays so.
+
+        Raises:
+            ValueError: there is no such subnet.
+        """
+        if isinstance(subnet, str) and subnet != "full":
+            raise ValueError(f'one subnet is extracted, "full" or 0 … {len(self.subnets) - 1}, got {subnet!r}')
         chosen = self.subnet_for(subnet, 1.0)
         config = self.extracted_config(chosen)
         parameter = next(self.parameters())
         small = AnySR(config).to(device=parameter.device, dtype=parameter.dtype)
         copy_prefixes(self, small)
+        for name, weight in self.named_parameters():
+            small.get_parameter(name).requires_grad_(weight.requires_grad)
         return small.train(self.training)
 
     def fuse(self) -> AnySR:
-        """A copy in its cheapest form with the same answers: ECBSR's blocks as plain convolutions."""
+        """A copy in its cheapest form with the same answers: ECBSR's blocks as plain convolutions.
+
+        A convolution is frozen where all of its block was.
+        """
         fused = copy.deepcopy(self)
         if isinstance(fused.decoder, Ecbsr):
             fused.decoder = fused.decoder.collapse()

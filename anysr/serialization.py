@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from anysr.checkpoints import is_pickle, load_released
-from anysr.checkpoints.fit import check_fit
+from anysr.checkpoints.fit import check_fit, check_parts, check_tensors
 from anysr.config import ModelConfig
 from anysr.files import write_whole
 from anysr.model import AnySR
@@ -24,14 +26,15 @@ def save(model: AnySR, path: str | os.PathLike[str], *, half: bool = False) -> N
     """Write weights and configuration to ``path``, which appears complete or not at all.
 
     Args:
-        model: the network.
+        model: the network, or what torch.compile, ``DataParallel`` or ``DistributedDataParallel`` made of it.
         path: ``*.safetensors``.
         half: store float32 weights as float16, at half the size; :func:`load` gives float32 again.
 
     Raises:
+        TypeError: not such a network.
         ValueError: with ``half``, a weight that float16 cannot hold.
     """
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    model = _unwrapped(model)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # One key: the format does not keep the order of several, and equal networks are to be equal files.
@@ -75,36 +78,78 @@ def pretrained_file(name: str) -> Path:
     return _PRETRAINED / f"{name}.safetensors"
 
 
+def _unwrapped(model: Any) -> AnySR:
+    while not isinstance(model, AnySR):
+        if hasattr(model, "_orig_mod"):  # torch.compile's
+            model = model._orig_mod
+        elif isinstance(model, torch.nn.DataParallel | torch.nn.parallel.DistributedDataParallel):
+            model = model.module
+        else:
+            raise TypeError(f"anysr.save writes AnySR networks, as of anysr.build, got {type(model).__name__}")
+    return model
+
+
 def _load_own(path: str | os.PathLike[str]) -> AnySR:
+    description, tensors = _read(path)
+    try:
+        config = ModelConfig.from_dict(description["config"])
+        check_parts(config, len(tensors))
+        shapeless = _shapeless(config)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} does not describe a network: {error}") from error
+    expected = {name: tuple(tensor.shape) for name, tensor in shapeless.items()}
+    check_fit(str(path), expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    model = AnySR(config)
+    for name, like in shapeless.items():
+        tensor = tensors[name].reshape(like.shape)
+        if not like.is_floating_point():
+            tensor = tensor.to(like.dtype)  # a batch norm's count of batches is whole, whatever it was stored as
+        elif description.get("widen") and tensor.dtype == torch.float16:
+            tensor = tensor.float()
+        tensors[name] = tensor
+    model.load_state_dict(tensors, assign=True)
+    return model
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """The description and the weights, which are weights, but of what is not known yet."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a readable safetensors file ({error}); it may be cut short") from error
+    description = _description(path, metadata.get(_KEY, "{}"))
+    check_tensors(str(path), tensors, Path(path).stat().st_size)
+    if len(kinds := {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}) > 1:
+        listed = ", ".join(sorted(map(str, kinds)))
+        raise ValueError(f"the weights in {path} are of several types ({listed}); store them in one")
+    return description, tensors
+
+
+def _shapeless(config: ModelConfig) -> dict[str, torch.Tensor]:
+    """The network's state on no device, which takes no memory."""
     try:
-        description = json.loads(metadata.get(_KEY, "{}"))
-        if description.get("format") != _FORMAT:
-            raise ValueError(
-                f"{path} is not an AnySR model file of format {_FORMAT} (found {description.get('format')!r}); "
-                "write model files with anysr.save"
-            )
-        config = ModelConfig.from_dict(description["config"])
-        with torch.device("meta"):  # a description alone is to take no memory
-            shapeless = AnySR(config).state_dict()
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        with torch.device("meta"):
+            return AnySR(config).state_dict()
+    except (RuntimeError, TypeError, OverflowError):  # torch's, pages long
+        raise ValueError("its layers would be of impossible sizes") from None
+
+
+def _description(path: str | os.PathLike[str], text: str) -> dict[str, Any]:
+    """What :func:`save` wrote beside the weights."""
+    try:
+        description = json.loads(text)
+    except (ValueError, RecursionError):
+        description = None
+    if isinstance(description, dict) and description.get("format") != _FORMAT:
         raise ValueError(
-            f"{path} does not describe a network ({error!r}); write model files with anysr.save"
-        ) from error
-    expected = {name: tuple(tensor.shape) for name, tensor in shapeless.items()}
-    check_fit(str(path), expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    if whole := [n for n, t in shapeless.items() if t.is_floating_point() != tensors[n].is_floating_point()]:
-        raise ValueError(f"the weights in {path} are of another kind: {whole[0]} is {tensors[whole[0]].dtype}")
-    model = AnySR(config)
-    if description.get("widen"):
-        tensors = {name: tensor.float() for name, tensor in tensors.items()}
-    model.load_state_dict({name: tensors[name].reshape(shape) for name, shape in expected.items()}, assign=True)
-    return model
+            f"{path} is not an AnySR model file of format {_FORMAT} (found {reprlib.repr(description.get('format'))}); "
+            "write model files with anysr.save"
+        )
+    if not isinstance(description, dict) or "config" not in description:
+        raise ValueError(f"{path} does not describe a network; write model files with anysr.save")
+    return description
 
 
 def _halved(name: str, tensor: torch.Tensor) -> torch.Tensor:

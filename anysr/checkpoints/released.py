@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anysr.checkpoints.fit import Shape, check_fit
+from anysr.checkpoints.fit import Shape, check_fit, check_parts, check_tensors
 from anysr.checkpoints.names import released_name
 from anysr.checkpoints.shapes import FAMILIES, config_from_shapes, family_of
 from anysr.colour import Affine, ColourConfig
@@ -22,6 +23,10 @@ from anysr.config import ModelConfig
 from anysr.model import AnySR
 
 _SHIFT = re.compile(r"encoder\.(sub|add)_mean\.(weight|bias)")
+# What DataParallel and torch.compile put before each name.
+_WRAPPING = re.compile(r"^((module|_orig_mod)\.)+")
+# Where training codes keep the table of weights in what they save.
+_TABLES = ("model", "state_dict", "model_state_dict", "params", "params_ema")
 
 
 def is_pickle(path: str | os.PathLike[str]) -> bool:
@@ -35,8 +40,9 @@ def load_released(path: str | os.PathLike[str]) -> AnySR:
     """The network in a released file, in evaluation mode; family, depth and widths come from its weights.
 
     Raises:
-        ValueError: the file is damaged, holds more than tensors and plain values, is of none of the
-            families, or fits one only in part (missing, unexpected and mis-shaped keys are listed).
+        ValueError: the file is damaged, holds more than tensors and plain values, weights that are no dense
+            and finite floating-point numbers, is of none of the families, or fits one only in part (missing,
+            unexpected and mis-shaped keys are listed).
     """
     spec, given = _read(path)
     shapes = {name: tuple(tensor.shape) for name, tensor in given.items()}
@@ -46,10 +52,12 @@ def load_released(path: str | os.PathLike[str]) -> AnySR:
         raise ValueError(
             f"{path} is not a checkpoint of {', '.join(FAMILIES)}; it holds {len(given)} tensors: {some}, …"
         )
+    check_tensors(str(path), given, Path(path).stat().st_size)
     try:
         config = config_from_shapes(family, shapes, spec)
+        check_parts(config, len(given))
     except ValueError as error:
-        raise ValueError(f"{path} ({family}) has impossible sizes: {error}") from error
+        raise ValueError(f"{path} ({family}) cannot be loaded: {error}") from error
     shifts = _shifts_applied(family, config)
     given = {name: tensor for name, tensor in given.items() if name in shifts or not _SHIFT.fullmatch(name)}
     with torch.device("meta"):
@@ -76,7 +84,8 @@ def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], dict[str, Te
         with warnings.catch_warnings():
             # A refusal is one line: torch remarks on a foreign pickle before it refuses it.
             warnings.simplefilter("ignore")
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            fault = _archive_fault(path)
+            content = torch.load(path, map_location="cpu", weights_only=True) if fault is None else None
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{path} is damaged or holds more than tensors and plain values; refused, and nothing in it was run"
@@ -85,14 +94,55 @@ def _read(path: str | os.PathLike[str]) -> tuple[Mapping[str, Any], dict[str, Te
         raise ValueError(
             f"{path} is not a readable checkpoint ({type(error).__name__}); it may be cut short"
         ) from error
-    spec: Mapping[str, Any] = {}
-    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping) and "sd" in content["model"]:
-        spec, content = content["model"], content["model"]["sd"]
-    if not isinstance(content, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in content.items()
+    if fault is not None:
+        raise ValueError(f"{path} {fault}")
+    spec, table = _table(path, content)
+    if not isinstance(table, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in table.items()
     ):
         raise ValueError(f"{path} is not a checkpoint of {', '.join(FAMILIES)}: it holds no table of tensors by name")
-    return spec, {name.removeprefix("module."): tensor for name, tensor in content.items()}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in table.items():
+        plain = _WRAPPING.sub("", name)
+        if plain in tensors:
+            raise ValueError(
+                f"{path} holds {plain} twice, at least once behind a prefix; save one of the two networks alone"
+            )
+        tensors[plain] = tensor
+    return spec, tensors
+
+
+def _table(path: str | os.PathLike[str], content: Any) -> tuple[Mapping[str, Any], Any]:
+    """The model's description, and what should be its tensors by name."""
+    if not isinstance(content, Mapping):
+        return {}, content
+    model = content.get("model")
+    if isinstance(model, Mapping) and "sd" in model:
+        return model, model["sd"]
+    tables = [name for name in _TABLES if isinstance(content.get(name), Mapping)]
+    if len(tables) > 1:
+        raise ValueError(
+            f"{path} holds several networks ({', '.join(tables)}); save the one you want alone, as with "
+            f'torch.save(torch.load(path)["{tables[-1]}"], "alone.pth")'
+        )
+    return {}, content[tables[0]] if tables else content
+
+
+def _archive_fault(path: str | os.PathLike[str]) -> str | None:
+    """What is wrong with a zipped file's members, which torch takes as they are."""
+    if not zipfile.is_zipfile(path):
+        return None  # torch's old format, which has no checksums
+    with zipfile.ZipFile(path) as archive:
+        # Small files that unfold to more than memory holds are not even begun.
+        if packed := [member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED]:
+            return f"is not as torch.save writes files: its part {packed[0]} is compressed; write it again with it"
+        damaged = archive.testzip()
+    if damaged is None:
+        return None
+    return (
+        f"is damaged: its part {damaged} does not match its checksum; fetch or copy it again, or if it was written "
+        "without checksums (torch.serialization.set_crc32_options), write it with them"
+    )
 
 
 def _colour(published: ColourConfig, given: Mapping[str, Tensor]) -> ColourConfig:
@@ -107,7 +157,8 @@ def _colour(published: ColourConfig, given: Mapping[str, Tensor]) -> ColourConfi
 def _rows(given: Mapping[str, Tensor], name: str, before: float = 1.0, after: float = 1.0) -> Affine:
     weight, bias = given[f"{name}.weight"].double().view(3, 3), given[f"{name}.bias"].double().view(3, 1)
     rows: list[list[float]] = (torch.cat([weight * before, bias], dim=1) * after).tolist()
-    return tuple((r, g, b, constant) for r, g, b, constant in rows)
+    first, second, third = ((r, g, b, constant) for r, g, b, constant in rows)
+    return first, second, third
 
 
 def _plain(tensor: Tensor, shape: tuple[int, ...]) -> Tensor:

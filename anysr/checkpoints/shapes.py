@@ -42,12 +42,20 @@ def config_from_shapes(family: str, shapes: Shapes, spec: Mapping[str, Any]) -> 
         family: from :func:`family_of`.
         shapes: of the file's tensors.
         spec: the file's own description; only what weights cannot tell is read, and only if it is there.
+
+    Raises:
+        ValueError: sizes that no network has, or a network that is described to work in another way than ours.
     """
     if family == "ArbSR":
         encoder = _encoder({"encoder." + name: shape for name, shape in shapes.items()}, spec)
         decoder = _decoder(family, shapes)
         return ModelConfig(encoder, decoder, interweave=None, subnets=PLAIN_SUBNETS, colour=div2k_colour())
     encoder = _encoder(shapes, spec)
+    if family == "LIIF" and not _below(spec, "args").get("local_ensemble", True):
+        raise ValueError(
+            "its description says local_ensemble: false, LIIF's ablation without blending the four nearest features, "
+            "which is not supported"
+        )
     interweave = _interweave(shapes)
     woven_subnets = RDN_SUBNETS if isinstance(encoder, RdnConfig) else PAPER_SUBNETS
     subnets = PLAIN_SUBNETS if interweave is None else woven_subnets
@@ -105,17 +113,27 @@ def _interweave(shapes: Shapes) -> InterweaveConfig | None:
         return InterweaveConfig(parity_sign=True)
     channels = fc2[0][0]
     pairs = (fc1[0][1] - channels) // 2
-    return InterweaveConfig(interval=max(1, channels // pairs) if pairs > 0 else 16, parity_sign=True)
+    # Several intervals make as many pairs; the published one is meant wherever it does.
+    published = InterweaveConfig().interval
+    interval = published if pairs <= 0 or channels // published == pairs else max(1, channels // pairs)
+    return InterweaveConfig(interval=interval, parity_sign=True)
 
 
 def _residual_scale(channels: int, spec: Mapping[str, Any]) -> float:
     """EDSR's factor on each branch leaves no trace in the weights: its wide form has 0.1, the baseline 1."""
-    encoder_spec = spec.get("args", {}).get("encoder_spec", {}) if isinstance(spec.get("args"), Mapping) else {}
-    args = encoder_spec.get("args", {}) if isinstance(encoder_spec, Mapping) else {}
-    given = args.get("res_scale") if isinstance(args, Mapping) else None
+    given = _below(_below(_below(spec, "args"), "encoder_spec"), "args").get("res_scale")
     if isinstance(given, int | float):
-        return float(given)
+        try:
+            return float(given)
+        except OverflowError:
+            raise ValueError("its description's res_scale is a whole number beyond all floating-point ones") from None
     return 0.1 if channels >= 256 else 1.0
+
+
+def _below(values: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """The mapping at ``key``, empty if there is none."""
+    found = values.get(key)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _adapt_every(shapes: Shapes, num_parts: int) -> int:

@@ -110,7 +110,7 @@ class EdgeBlock(nn.Module):
             bias = bias + scale * edge.sum() * _bias(project) + self.edge_bias[i].double()
         conv = nn.Conv2d(kernel.shape[1], kernel.shape[0], 3, padding=1).to(self.plain.weight)
         conv.load_state_dict({"weight": kernel.to(conv.weight.dtype), "bias": bias.to(conv.weight.dtype)})
-        return conv
+        return conv.requires_grad_(any(weight.requires_grad for weight in self.parameters()))
 
 
 class Ecbsr(nn.Module):

@@ -40,8 +40,8 @@ class Moments:
     def zero(cls, batch: int, width: int, head: int, device: torch.device) -> Moments:
         """Nothing summed yet."""
         heads = width // head
-        product = torch.zeros(batch, heads, head, head, device=device)
-        return cls(product, torch.zeros(batch, 2 * heads, head, device=device), 0)
+        product = torch.zeros(batch, heads, head, head, dtype=torch.float32, device=device)
+        return cls(product, torch.zeros(batch, 2 * heads, head, dtype=torch.float32, device=device), 0)
 
     def __add__(self, other: Moments) -> Moments:
         product = self.product + other.product

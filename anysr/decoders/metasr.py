@@ -147,7 +147,7 @@ class MetaSr(nn.Module):
         """At whole factors the few filters repeat from LR pixel to LR pixel: one convolution, shuffled."""
         size, (rows, cols) = queries.size, feat_BDhw.shape[-2:]
         times = size[0] // rows, size[1] // cols
-        rel = torch.cartesian_prod(*(torch.arange(t, device=weight.device) / t for t in times))
+        rel = torch.cartesian_prod(*(torch.arange(t, dtype=weight.dtype, device=weight.device) / t for t in times))
         hidden_PJ = torch.relu(F.linear(rel, weight, bias)).to(feat_BDhw.dtype)
         kernel = self._kernel(hidden_PJ.shape[1]).view(3, -1, 9 * self.feat_channels)
         kernel = hidden_PJ @ kernel[:, :-1] + kernel[:, -1:]

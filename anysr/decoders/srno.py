@@ -93,7 +93,7 @@ class Srno(nn.Module):
         self.fc2 = SlimConv2d(hidden, 3, 1)
 
     def forward(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: Queries, width: int) -> Tensor:
-        """RGB in the normalised range: (B, 3, H, W) for a grid, (B, Q, 3) for points.
+        """RGB in the normalised range, float32: (B, 3, H, W) for a grid, (B, Q, 3) for points.
 
         Args:
             feat_BDhw: the encoder's features.
@@ -110,7 +110,7 @@ class Srno(nn.Module):
         else:
             rows = self.rows(feat_BDhw, image_B3hw, queries, width)
             return assemble(rows, len(feat_BDhw), queries.size, feat_BDhw.device)
-        return rgb + bilinear(image_B3hw, queries)
+        return rgb + bilinear(image_B3hw, queries).float()
 
     def macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image, of the textbook form."""

@@ -51,6 +51,11 @@ class RdnConfig:
             )
         if self.narrow_growth is not None and self.narrow_growth < 1:
             raise ValueError(f"encoder.narrow_growth must be at least 1, or null, got {self.narrow_growth}")
+        if self.columns == "own" and self.slim_channels > self.growth:
+            raise ValueError(
+                'encoder.narrow_growth must be at most growth where columns is "own", got '
+                f"{self.narrow_growth} and {self.growth}"
+            )
         if self.columns not in ("prefix", "own"):
             raise ValueError(f'encoder.columns must be "prefix" or "own", got {self.columns!r}')
 

@@ -16,7 +16,7 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -101,7 +101,7 @@ def resolve_tile(choice: TileChoice, lr_size: tuple[int, int], channels: int, li
     """
     if choice is None:
         return None
-    if choice != "auto":
+    if not is_auto(choice):
         tile = _checked(choice)
         return None if tile[0] >= lr_size[0] and tile[1] >= lr_size[1] else tile
     budget = WINDOW_BYTES * (1 if like.device.type == "cpu" else _ACCELERATOR_FACTOR)
@@ -119,9 +119,14 @@ def even(tile: Tile) -> Tile:
     return tile[0] + tile[0] % 2, tile[1] + tile[1] % 2
 
 
-def _checked(choice: int | Sequence[int]) -> Tile:
+def is_auto(choice: TileChoice) -> bool:
+    """Whether the caller left it to us; arrays do not compare with a text."""
+    return isinstance(choice, str) and choice == "auto"
+
+
+def _checked(choice: Any) -> Tile:
     try:
-        sides = [operator.index(v) for v in (choice if isinstance(choice, Sequence) else (choice, choice))]
+        sides = [operator.index(v) for v in (choice if hasattr(choice, "__len__") else (choice, choice))]
     except TypeError:
         sides = []
     if isinstance(choice, bool | str) or len(sides) != 2 or min(sides) < 1:

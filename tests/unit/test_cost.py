@@ -36,3 +36,9 @@ def test_executed_multiply_adds_are_counted_right(monkeypatch):
         model(torch.rand(1, 3, 9, 7), 2.3, subnet=1)
     # The cell's share of the first layer is a matrix-vector product, once per image.
     assert counter.get_total_flops() / 2 == pytest.approx(anysr.cost(model, (9, 7), 2.3, 1).executed_macs, rel=0.005)
+
+
+@pytest.mark.parametrize("lr_size", [(-5, 5), (0, 0), (48.5, 48), 48, (4, 4, 4)])
+def test_sizes_that_are_none_are_refused(lr_size):
+    with pytest.raises(ValueError, match=r"lr_size must be \(h, w\)"):
+        anysr.cost(small_model(), lr_size, 2)

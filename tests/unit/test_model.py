@@ -167,6 +167,8 @@ def test_a_file_comes_before_the_box_and_an_unknown_name_is_told_what_there_is(t
         ({"size": (3, 3)}, "over an input"),
         ({"scale": 2, "subnet": 7}, "0 … 2"),
         ({"scale": 2, "subnet": "wide"}, "auto"),
+        ({"scale": 2, "subnet": True}, "got True"),
+        ({"scale": 2, "subnet": 1.0}, r"got 1\.0"),
     ],
 )
 def test_bad_requests_say_what_is_allowed(arguments, message):
@@ -211,9 +213,12 @@ def test_a_description_alone_takes_no_memory(tmp_path):
         anysr.load(tmp_path / "m.safetensors")
 
 
-def test_what_torch_compile_wraps_is_saved_as_itself(tmp_path):
-    anysr.save(torch.compile(small_model()), tmp_path / "m.safetensors")
-    assert anysr.load(tmp_path / "m.safetensors").config == small_model().config
+def test_what_torch_wraps_is_saved_as_itself(tmp_path):
+    for wrapped in (torch.compile(small_model()), torch.nn.DataParallel(small_model())):
+        anysr.save(wrapped, tmp_path / "m.safetensors")
+        assert anysr.load(tmp_path / "m.safetensors").config == small_model().config
+    with pytest.raises(TypeError, match=r"writes AnySR networks, .*, got Linear"):
+        anysr.save(torch.nn.Linear(1, 1), tmp_path / "m.safetensors")
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 2), (5, 2), (1, 5, 3)])
@@ -238,6 +243,20 @@ def test_places_may_be_of_any_layout_but_want_no_gradients():
         ("edsr-baseline-liif", {"encoder": {"residual_scale": float("nan")}}, r"encoder\.residual_scale"),
         ("rdn-liif", {"encoder": {"narrow_growth": -1}}, r"encoder\.narrow_growth"),
         ("rdn-liif", {"interweave": 3}, r"model\.interweave"),
+        ("rdn-liif", {"encoder": {"columns": "own", "narrow_growth": 65}}, r"encoder\.narrow_growth must be at most"),
+        ("rdn-liif", {"encoder": {"num_blocks": 2.5}}, r"model\.encoder\.num_blocks must be a whole number, got 2\.5"),
+        ("rdn-liif", {"encoder": anysr.RdnConfig(channels=64.0)}, r"model\.encoder\.channels .*, got 64\.0"),
+        ("rdn-liif", {"encoder": None}, r"model\.encoder must be a mapping"),
+        ("rdn-liif", {"decoder": {"hidden": "8"}}, r"model\.decoder\.hidden"),
+        ("rdn-liif", {"width_multiple": "8"}, r"model\.width_multiple must be a whole number, got '8'"),
+        ("rdn-liif", {"interweave": {"parity_sign": "no"}}, r"parity_sign must be true or false, got 'no'"),
+        ("rdn-liif", {"colour": None}, r"model\.colour must be a mapping"),
+        ("rdn-liif", {"colour": {"to_rgb": [[1, 0, 0]] * 3}}, r"model\.colour\.to_rgb must be a list of 3"),
+        ("rdn-liif", {"subnets": None}, r"model\.subnets must be a list"),
+        ("rdn-liif", {"subnets": [5]}, r"model\.subnets\[0\] must be a mapping, got 5"),
+        ("rdn-liif", {"subnets": [{"scales": [1, 2, 3]}]}, r"model\.subnets\[0\]\.scales must be a list of 2"),
+        (None, {}, "model must be a mapping"),
+        (5, {}, "model must be a mapping"),
     ],
 )
 def test_values_that_mean_nothing_are_refused(name, changes, message):
@@ -249,7 +268,43 @@ def test_values_that_mean_nothing_are_refused(name, changes, message):
 @pytest.mark.parametrize("name", ["edsr-baseline-liif", "edsr-baseline-srno", "edsr-baseline-metasr"])
 def test_double_precision_answers_as_single(name):
     model, lr = anysr.build(name, encoder={"num_blocks": 1}).eval(), torch.rand(1, 3, 9, 8)
-    torch.testing.assert_close(model.double()(lr.double(), 2.3).float(), model.float()(lr, 2.3), atol=1e-5, rtol=0)
+    expected = model(lr, 2.3)
+    torch.testing.assert_close(model.double()(lr.double(), 2.3), expected, atol=1e-5, rtol=0)
+    with torch.enable_grad():
+        assert model(lr.double(), 2.3).dtype == torch.float32
+
+
+@pytest.fixture
+def float64_by_default():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["edsr-baseline-liif", "edsr-baseline-srno", "edsr-baseline-metasr", "edsr-arbsr"])
+def test_another_default_type_changes_nothing(name, float64_by_default):
+    model = anysr.build(name, encoder={"num_blocks": 1, "channels": 8, "adapt_every": 0}).eval()
+    lr = torch.rand(1, 3, 5, 4)
+    for scale in (2, 2.3):
+        answer = model(lr, scale)
+        assert answer.dtype == torch.float32
+        assert (model.float()(lr.float(), scale) - answer).abs().max() < 1e-5
+        model.double()
+
+
+def test_what_is_frozen_stays_frozen():
+    model = small_model()
+    model.encoder.requires_grad_(False)
+    frozen = {name: weight.requires_grad for name, weight in model.named_parameters()}
+    assert {name: weight.requires_grad for name, weight in model.extract(0).named_parameters()} == frozen
+    fixed = anysr.build("ecbsr-m4c16-x2").requires_grad_(False)
+    assert not any(weight.requires_grad for weight in fixed.fuse().parameters())
+
+
+def test_one_subnet_is_extracted():
+    with pytest.raises(ValueError, match="\"full\" or 0 … 2, got 'auto'"):
+        small_model().extract("auto")
 
 
 def test_groups_and_widths_are_checked():
@@ -295,6 +350,8 @@ def test_numbers_of_other_libraries_are_numbers():
     for scale in (np.float32(2.5), torch.tensor(2.5), (np.float64(2.5), 2.5)):
         assert torch.equal(model(lr, scale, subnet=1), expected)
     assert model(lr, np.int64(2)).shape == (1, 3, 12, 12)
+    assert torch.equal(model(lr, 2.5, subnet=np.int64(1)), expected)
+    assert small_model(decoder=LiifConfig(hidden=np.int64(24), num_layers=3)).config == model.config
     assert model(lr, size=(np.int64(20), np.int32(22))).shape == (1, 3, 20, 22)
     with pytest.raises(ValueError, match="scale must be a number"):
         model(lr, "2.5")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 import torch
 
@@ -73,10 +74,17 @@ def test_large_images_are_cut_by_themselves(monkeypatch: pytest.MonkeyPatch) -> 
         assert (model(lr, 1.5) - whole).abs().max() < 1e-5
 
 
-@pytest.mark.parametrize("tile", [0, -4, 2.5, "8", (4,), (4, 0), (4, 4, 4), True])
+@pytest.mark.parametrize("tile", [0, -4, 2.5, "8", (4,), (4, 0), (4, 4, 4), True, np.array([4]), np.array([2.0, 2.0])])
 def test_impossible_tiles(tile: object) -> None:
     with torch.no_grad(), pytest.raises(ValueError, match="tile must be"):
         tiny("edsr-baseline-liif")(torch.rand(1, 3, 5, 5), 2, tile=tile)  # type: ignore[arg-type]
+
+
+def test_tiles_of_other_libraries() -> None:
+    model, lr = tiny("edsr-baseline-liif"), torch.rand(1, 3, 5, 5)
+    with torch.no_grad():
+        for tile in (np.array([2, 3]), torch.tensor([2, 3])):
+            assert torch.equal(model(lr, 2, tile=tile), model(lr, 2, tile=(2, 3)))  # type: ignore[arg-type]
 
 
 def test_gradients_need_the_whole_image() -> None:
