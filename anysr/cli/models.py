@@ -12,6 +12,7 @@ import torch
 
 import anysr
 from anysr.cli import one_line, shown
+from anysr.files import is_same_file
 from anysr.model import SubnetChoice
 from anysr.serialization import pretrained_file
 
@@ -73,6 +74,12 @@ def find_model(text: str | None) -> Path:
         return _fetched(text, scheme[1].lower())
     in_the_box = ", ".join(anysr.list_pretrained())
     raise ValueError(f"no model file at {shown(text)}" + (f"; in the box: {in_the_box}" if in_the_box else ""))
+
+
+def check_keeps_model(model: Path, target: Path) -> None:
+    """Raise ValueError where what is written to ``target`` would replace the file of the model that is read."""
+    if is_same_file(model, target):
+        raise ValueError(f"{shown(target)} would replace the model that is read; choose another output")
 
 
 def open_device(text: str | None) -> torch.device:

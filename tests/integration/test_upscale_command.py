@@ -201,6 +201,23 @@ def test_profiles(upscale, photo, tmp_path, model, capsys):
     assert main(["profile", "--model", str(model), *sweep, "-o", str(tmp_path)]) == 2
 
 
+def test_the_model_that_is_read_is_not_replaced(tmp_path, capsys):
+    model = save_network(tmp_path).rename(tmp_path / "subnet1.safetensors")
+    before, link = model.read_bytes(), tmp_path / "link.safetensors"
+    link.hardlink_to(model)
+    for arguments in (
+        ("export", model, "-o", link, "--subnet", "0"),
+        ("export", model, "-o", tmp_path, "--format", "safetensors"),
+        ("export", model, "-o", tmp_path, "--format", "safetensors", "--subnet", "1"),
+        ("profile", "--model", model, "-o", model),
+        ("convert", model, link),
+    ):
+        assert main(list(map(str, arguments))) == 2
+        err = capsys.readouterr().err
+        assert "would replace the model that is read" in err
+        assert model.read_bytes() == link.read_bytes() == before
+
+
 def test_mistakes_are_told_in_one_line(upscale, photo, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "twin").mkdir()
