@@ -40,7 +40,9 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
     files = parser.add_argument_group("files")
     files.add_argument("--format", choices=sorted(name.lower() for name in FORMATS), help="default: as the input")
     files.add_argument("--quality", type=int, default=95, metavar="Q", help="1 … 100 of JPEG and WebP (100: lossless)")
-    files.add_argument("--overwrite", action="store_true", help="also what is complete in the output folder")
+    files.add_argument(
+        "--overwrite", action="store_true", help="also what is in the output folder already, made by anysr or not"
+    )
     files.add_argument("--max-megapixels", type=float, default=MAX_MEGAPIXELS, metavar="MP", help="of input and output")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -39,6 +40,11 @@ def stamp_of(file: Path) -> str:
     return f"{found.st_size} bytes of {found.st_mtime_ns}"
 
 
+def foreign(target: object) -> str:
+    """What is said of a place of a result that holds something else."""
+    return f"{shown(target)} is there and no result that anysr knows of; --overwrite replaces it"
+
+
 class ResultFolder:
     """A folder for results, and nothing is written outside it.
 
@@ -56,6 +62,11 @@ class ResultFolder:
             return bool(record["mark"] == mark) and target.is_file() and record["sha256"] == _digest(target)
         except (OSError, ValueError, KeyError, TypeError):
             return False
+
+    def check_replaces_nothing(self, target: Path) -> None:
+        """Raise ValueError where something is there that is no result of this folder's, whatever it was made from."""
+        if os.path.lexists(target) and not self._record_of(target).exists():
+            raise ValueError(foreign(target))
 
     def write(self, target: Path, data: bytes, mark: str | None) -> None:
         """Write a result in one piece; without a mark no record is made of it.
