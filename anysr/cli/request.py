@@ -39,7 +39,11 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument("--device", default=None, help="cpu, cuda, cuda:1, mps; default: cuda where there is one")
     files = parser.add_argument_group("files")
     files.add_argument("--format", choices=sorted(name.lower() for name in FORMATS), help="default: as the input")
-    files.add_argument("--quality", type=int, default=95, metavar="Q", help="1 … 100 of JPEG and WebP (100: lossless)")
+    quality = (
+        "1 … 100 of JPEG and WebP, of which WebP is lossless at 100; default 95, and a lossless WebP stays so; PNG and "
+        "TIFF are lossless and have none"
+    )
+    files.add_argument("--quality", type=int, metavar="Q", help=quality)
     files.add_argument(
         "--overwrite", action="store_true", help="also what is in the output folder already, made by anysr or not"
     )

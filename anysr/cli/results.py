@@ -30,7 +30,9 @@ def mark_of(model_digest: str, request: Request, spec: Format, options: FileOpti
     """
     asked = asdict(request)
     del asked["tile"], asked["limits"]["memory"]
-    made_from = [model_digest, asked, spec.name, options.quality, source]
+    # What is not given is 95 but for a WebP, which may then be lossless.
+    quality = 95 if options.quality is None and spec.name != "WEBP" else options.quality
+    made_from = [model_digest, asked, spec.name, quality, source]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 

@@ -19,7 +19,7 @@ Examples:
   anysr upscale scan.tif --scale 4 --self-ensemble -o best.tif
       eight times the work for a little quality
 
-Grey, alpha, 16 bits, CMYK, colour profile, EXIF and DPI are kept where the format of the output holds them; a note
+Grey, alpha, 16 bits, CMYK, colour profile, EXIF, XMP and DPI are kept where the format of the output holds them; a note
 says what was lost. What was chosen and what it cost is printed for each image.
 """
 
@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     """Check everything that can be checked beforehand, enlarge one image after the other, report."""
     request, options = request_of(args), options_of(args)
     jobs, unread = collect_jobs(args.inputs, args.out, suffix_of(args))
+    if args.quality is not None and (plain := {format_of(job.target).name for job in jobs} - {"JPEG", "WEBP"}):
+        print(f"note: {' and '.join(sorted(plain))} have no --quality, they are lossless", file=sys.stderr)
     opened = open_model(args.model)
     opened.model.subnet_for(request.subnet, 1.0)
     device = open_device(args.device)

@@ -24,7 +24,7 @@ class Job:
         enlargement: how large.
         data: its file.
         format: name of the result's format.
-        quality: of JPEG and WebP.
+        quality: as of :class:`anysr.upscaling.FileOptions`.
         budget: multiply-adds, at most; or, with ``budget_is_share``, that share of the full network's.
         budget_is_share: see ``budget``.
         subnet: "auto", "full" or an index.
@@ -34,7 +34,7 @@ class Job:
     enlargement: Enlargement
     data: bytes = b""
     format: str = "PNG"
-    quality: int = 95
+    quality: int | None = None
     budget: float | None = None
     budget_is_share: bool = False
     subnet: SubnetChoice = "auto"
@@ -112,7 +112,7 @@ def parse_job(query: Mapping[str, str]) -> Job:
     return Job(
         _enlargement(query),
         format=_format_name(query.get("format", "png")),
-        quality=_whole("quality", query.get("quality", "95"), 1, 100),
+        quality=_whole("quality", query["quality"], 1, 100) if "quality" in query else None,
         budget=_budget(query.get("budget"), share),
         budget_is_share=share,
         subnet=parse_subnet(query.get("subnet", "auto")),
