@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 import anysr
+from anysr.amounts import parse_whole
 from anysr.cli import one_line, shown
 from anysr.files import is_same_file
 from anysr.model import SubnetChoice
@@ -102,9 +103,10 @@ def parse_subnet(text: str) -> SubnetChoice:
     """``auto``, ``full`` or an index."""
     if text in ("auto", "full"):
         return "full" if text == "full" else "auto"
-    if not text.isdecimal():
-        raise ValueError(f"a subnet is auto, full, or an index that anysr info lists, got {text!r}")
-    return int(text)
+    index = parse_whole(text)
+    if index is None:
+        raise ValueError(f"a subnet is auto, full, or an index that anysr info lists, got {text[:40]!r}")
+    return index
 
 
 def _default() -> Path:

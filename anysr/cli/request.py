@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from anysr.amounts import parse_bytes, parse_macs, parse_seconds
+from anysr.amounts import parse_bytes, parse_macs, parse_seconds, parse_whole
 from anysr.cli.models import MODEL_HELP, parse_subnet
 from anysr.imaging import FORMATS, MAX_MEGAPIXELS
 from anysr.upscaling import Enlargement, FileOptions, Limits, Request
@@ -85,12 +85,14 @@ def _given(parse: Callable[[str], T], text: str | None) -> T | None:
 def _tile(text: str) -> Tile:
     if text == "auto" or text == "off":
         return None if text == "off" else "auto"
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"--tile must be auto, off, or pixels a side, got {text!r}")
-    return int(text)
+    side = parse_whole(text)
+    if not side:
+        raise ValueError(f"--tile must be auto, off, or pixels a side, got {text[:40]!r}")
+    return side
 
 
 def _pixels(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of pixels, got {text!r}")
-    return int(text)
+    side = parse_whole(text)
+    if not side:
+        raise argparse.ArgumentTypeError(f"must be a whole number of pixels, got {text[:40]!r}")
+    return side

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     request, options = request_of(args), options_of(args)
     jobs, unread = collect_jobs(args.inputs, args.out, suffix_of(args))
     if args.quality is not None and (plain := {format_of(job.target).name for job in jobs} - {"JPEG", "WEBP"}):
-        print(f"note: {' and '.join(sorted(plain))} have no --quality, they are lossless", file=sys.stderr)
+        print(f"note: --quality is not for {' and '.join(sorted(plain))}, always lossless", file=sys.stderr)
     opened = open_model(args.model)
     opened.model.subnet_for(request.subnet, 1.0)
     device = open_device(args.device)

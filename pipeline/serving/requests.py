@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from anysr.amounts import parse_macs
+from anysr.amounts import parse_macs, parse_whole
 from anysr.cli.models import parse_subnet
 from anysr.imaging import FORMATS, Format
 from anysr.model import SubnetChoice
@@ -99,6 +99,16 @@ class Refusal:
         return cls(_BUSY, f"{why}; try again", _RETRY_AFTER_S)
 
 
+def single_values(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """A request's parameters by their names; raises ValueError where one is given twice."""
+    query = dict[str, str]()
+    for name, value in pairs:
+        if name in query:
+            raise ValueError(f"{name[:40]!r} is given twice; give each parameter once")
+        query[name] = value
+    return query
+
+
 def parse_job(query: Mapping[str, str]) -> Job:
     """The job that a request's parameters describe, as for ``anysr upscale``; its file is still to come.
 
@@ -148,6 +158,7 @@ def _format_name(text: str) -> str:
 
 
 def _whole(name: str, text: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and least <= int(text) <= most):
-        raise ValueError(f"{name.replace('_', '-')} must be a whole number from {least} to {most}, got {text!r}")
-    return int(text)
+    value = parse_whole(text)
+    if value is None or not least <= value <= most:
+        raise ValueError(f"{name.replace('_', '-')} must be a whole number from {least} to {most}, got {text[:40]!r}")
+    return value

@@ -228,8 +228,9 @@ def test_one_bad_image_costs_no_other(upscale, photo, tmp_path):
 def test_budgets(upscale, photo, tmp_path, model):
     out = tmp_path / "out.png"
     costs = [anysr.cost(anysr.load(model), (30, 40), 3, i).macs for i in range(3)]
-    code, printed, _ = upscale(photo, "--scale", 3, "-o", out, "--budget", f"{costs[1] / 1e6}M")
+    code, printed, err = upscale(photo, "--scale", 3, "-o", out, "--quality", 80, "--budget", f"{costs[1] / 1e6}M")
     assert code == 0
+    assert "note: --quality is not for PNG" in err
     assert f"subnet 1 (the scale's own is 2), {costs[1] / 1e6:.4g} M multiply-adds" in printed
     out.unlink()
     code, _, err = upscale(photo, "--scale", 3, "-o", out, "--budget", "1M")
@@ -306,6 +307,9 @@ def test_mistakes_are_told_in_one_line(upscale, photo, tmp_path):
         ((photo, "--scale", "2", "-o", "-"), 2, "nothing is written to standard output"),
         (("-", "--scale", "2", "-o", out), 2, "not from standard input"),
         ((photo, "--scale", "2", "-o", out, "--subnet", "7"), 2, "0 … 2"),
+        ((photo, "--scale", "2", "-o", out, "--subnet", "7" * 5000), 2, "auto, full"),
+        ((photo, "--scale", "2", "-o", out, "--tile", "7" * 5000), 2, "pixels a side"),
+        ((photo, "--size", "7" * 5000 + "x9", "-o", out), 2, "width x height"),
         ((photo, "--scale", "2", "-o", out, "--device", "cuda:77"), 2, "cpu always can"),
         ((photo, "--scale", "2", "-o", out, "--device", "toaster"), 2, "cpu always can"),
         ((photo, "--scale", "2", "-o", out, "--budget", "lots"), 2, "50G"),
@@ -414,6 +418,9 @@ def test_info(model, capsys):
     assert "encoder edsr, decoder liif" in printed
     assert "x2.55 and more" in printed
     assert main(["info", str(model), "--lr-size", "64"]) == 2
+    capsys.readouterr()
+    assert main(["info", str(model), "--lr-size", "9" * 5000 + "x2"]) == 2
+    assert "width x height" in capsys.readouterr().err
 
 
 def test_a_network_of_one_factor(upscale, photo, tmp_path, capsys):
