@@ -29,6 +29,7 @@ class Job:
         budget_is_share: see ``budget``.
         subnet: "auto", "full" or an index.
         wants_original: send the upright original along, as PNG.
+        or_narrowest: where no subnet takes so small a share, take the narrowest and say so, instead of refusing.
     """
 
     enlargement: Enlargement
@@ -39,6 +40,7 @@ class Job:
     budget_is_share: bool = False
     subnet: SubnetChoice = "auto"
     wants_original: bool = False
+    or_narrowest: bool = False
 
     @property
     def spec(self) -> Format:

@@ -118,7 +118,7 @@ def test_bytes_are_those_of_the_library(client, upscaler):
         assert got.headers["anysr-subnet"] == str(result.plan.subnet.index)
 
 
-def test_a_share_of_the_full_network_is_kept_or_refused_with_the_least(client):
+def test_a_share_of_the_full_network_is_kept_or_refused_with_the_least(client, upscaler):
     costs = [anysr.cost(bilinear_network(), (12, 16), 3, subnet).macs for subnet in range(3)]
     for share, subnet in ((100, 2), (100 * costs[1] / costs[2] + 1, 1), (100 * costs[0] / costs[2] + 1, 0)):
         got = post(client, f"scale=3&budget={share}%25", picture())
@@ -128,6 +128,11 @@ def test_a_share_of_the_full_network_is_kept_or_refused_with_the_least(client):
     assert refused.status_code == 422
     least = int(refused.json()["error"].split(" %")[0].split()[-1])
     assert post(client, f"scale=3&budget={least}%25", picture()).status_code == 200
+    # The page says so instead.
+    small = Job(Enlargement((3, 3)), picture(), budget=0.01, budget_is_share=True, or_narrowest=True)
+    told = answer(upscaler, LIMITS, small)
+    assert (told.subnet, told.macs) == (0, costs[0])
+    assert told.notes == ("1 % is less than the narrowest subnet takes here: it ran",)
 
 
 @pytest.mark.parametrize(
