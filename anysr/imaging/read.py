@@ -95,6 +95,8 @@ def _read(data: bytes, max_megapixels: float) -> Picture:
             return picture
     with _opened(data) as image:
         _check_header(image, data, max_megapixels)
+        if image.format == "PNG":
+            image.load()  # what it says may lie behind its pixels
         orientation = orientation_of(image.getexif())
         metadata = collect_metadata(image.getexif(), image.info)
         is_16_bit = image.format == "PNG" and data[24] == 16

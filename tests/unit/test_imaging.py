@@ -279,6 +279,12 @@ def test_xmp_is_carried_upright(source, target):
     assert parse_exif(read_image(written).metadata.exif)[ExifTags.Base.Model] == "camera"
 
 
+def test_xmp_behind_the_pixels_of_a_png():
+    data = encode_image(Picture(smooth(6, 8, 3), None, Metadata(exif=exif_block())), PNG)[0]
+    xmp = with_chunk(bytes(33), b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x/>")[33:]
+    assert read_image(data[:-12] + xmp + data[-12:]).metadata.xmp == b"<x/>"
+
+
 def test_xmp_that_tells_of_more_than_the_photo_is_left_out():
     image = Image.fromarray(smooth(6, 8, 3))
     read = read_image(encoded(image, "JPEG", xmp=b'<x GCamera:MotionPhoto="1"/>'))
