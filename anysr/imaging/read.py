@@ -147,8 +147,14 @@ def _check_header(image: Image.Image, data: bytes, max_megapixels: float) -> Non
             raise ImageError("a TIFF of several pages; save the one you mean as a file of its own")
     elif image.format != "MPO" and getattr(image, "is_animated", False):
         raise ImageError(f"an animated {image.format}; still images are enlarged, so save its frames as files")
-    if image.format in ("JPEG", "MPO") and num_scans(data, _MAX_JPEG_SCANS + 1) > _MAX_JPEG_SCANS:
+    if image.format in ("JPEG", "MPO") and _has_many_scans(data):
         raise ImageError(f"a JPEG of more than {_MAX_JPEG_SCANS} scans, made to keep decoders busy")
+
+
+def _has_many_scans(data: bytes) -> bool:
+    """Those of the first picture: a video behind it holds the bytes of their markers by chance."""
+    may_have = data.count(b"\xff\xda") > _MAX_JPEG_SCANS  # the quick answer for almost all
+    return may_have and num_scans(data, _MAX_JPEG_SCANS + 1) > _MAX_JPEG_SCANS
 
 
 def _decode_8(image: Image.Image, data: bytes) -> _Decoded:
