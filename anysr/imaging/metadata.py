@@ -123,7 +123,7 @@ def _carried_xmp(packet: Any) -> bytes | None:
     """Upright; None as well for one that tells of what lies beside the photo in its file."""
     if not isinstance(packet, bytes) or not packet or _XMP_OF_MORE.search(packet):
         return None
-    return _with_number(packet, _XMP_ORIENTATION, 1)
+    return _with_number(packet.rstrip(b"\0"), _XMP_ORIENTATION, 1)
 
 
 def _with_number(xmp: bytes, names: tuple[bytes, ...], value: int) -> bytes:
