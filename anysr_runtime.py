@@ -22,9 +22,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import onnxruntime
 
 _FORMAT = 1
+_AGAIN = "write it again with anysr export"
+# What floating-point images may hold: a little more than [0, 1], as resamplers leave it, and never 0 … 255.
+_LOWEST, _HIGHEST = -0.5, 1.5
 # Output pixels a strip: bounds the memory beside the features.
 _STRIP_PIXELS = 2**17
 
@@ -71,7 +75,7 @@ class Upscaler:
 
     def enlarge(
         self,
-        image: Image,
+        image: npt.ArrayLike,
         scale: float | Sequence[float] | None = None,
         size: Sequence[int] | None = None,
         *,
@@ -80,7 +84,8 @@ class Upscaler:
         """The whole enlargement, in the type and with the channels of ``image``.
 
         Args:
-            image: (h, w, 3) RGB, or (h, w) or (h, w, 1) grey; uint8, uint16, or floating point in [0, 1].
+            image: (h, w, 3) RGB, or (h, w) or (h, w, 1) grey; uint8, uint16, or floating point in [0, 1]; an
+                array, or what numpy makes one of.
             scale: factor, or (s_h, s_w); every value at least 1.
             size: (H, W). Alone it sets the scale; beside ``scale`` it is the grid.
             subnet: "auto" chooses by the larger factor, an index by hand, "full" the widest.
@@ -88,6 +93,7 @@ class Upscaler:
         Raises:
             ValueError: a wrong image, scale, size or subnet.
         """
+        image = np.asarray(image)
         grey = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 1)
         enlarged: Image | None = None
         for top, rows in self.strips(image, scale, size, subnet=subnet):
@@ -101,7 +107,7 @@ class Upscaler:
 
     def strips(
         self,
-        image: Image,
+        image: npt.ArrayLike,
         scale: float | Sequence[float] | None = None,
         size: Sequence[int] | None = None,
         *,
@@ -112,6 +118,7 @@ class Upscaler:
         Yields:
             The first row's number and (rows, W, 3) float32 RGB, not clamped to [0, 1].
         """
+        image = np.asarray(image)
         lr = _as_lr(image)
         (height, width), pair = self._size(image, scale, size)
         chosen = self._choose(subnet, max(pair))
@@ -180,13 +187,20 @@ class Upscaler:
         if path.is_dir():
             if not (path / "manifest.json").is_file():
                 raise FileNotFoundError(f"no manifest.json in {path}: export every subnet into it, or name one file")
-            described = [(path / s["file"], s) for s in _parsed((path / "manifest.json").read_text(), path)["subnets"]]
+            about = _parsed((path / "manifest.json").read_bytes(), path)
         else:
             if not path.is_file():
                 raise FileNotFoundError(f"no file and no folder at {path}")
-            about = self._session(path).get_modelmeta().custom_metadata_map.get("anysr", "{}")
-            described = [(path, _parsed(about, path))]
-        return tuple(Subnet(s["subnet"], (s["scales"][0], s["scales"][1]), file, s) for file, s in described)
+            about = _parsed(self._session(path).get_modelmeta().custom_metadata_map.get("anysr", "{}"), path)
+            about = {"subnets": [{**about, "file": path.name}]}
+        folder = path if path.is_dir() else path.parent
+        try:
+            subnets = tuple(_subnet(described, folder) for described in about["subnets"])
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} does not describe a network ({error!r}); {_AGAIN}") from error
+        if not subnets:
+            raise ValueError(f"{path} describes no network; {_AGAIN}")
+        return subnets
 
 
 def _two(values: Any, form: str) -> tuple[float, float]:
@@ -197,14 +211,22 @@ def _two(values: Any, form: str) -> tuple[float, float]:
     return first, second
 
 
-def _parsed(text: str, path: Path) -> dict[str, Any]:
+def _subnet(about: dict[str, Any], folder: Path) -> Subnet:
+    low, high = about["scales"]
+    if missing := {"factor", "reach"} - about.keys():
+        raise KeyError(*missing)
+    return Subnet(int(about["subnet"]), (float(low), float(high)), folder / about["file"], about)
+
+
+def _parsed(text: str | bytes, path: Path) -> dict[str, Any]:
     try:
-        values: dict[str, Any] = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} does not describe a network ({error}); write it again with anysr export") from error
-    if values.get("format") != _FORMAT:
-        raise ValueError(f"{path} is no export of format {_FORMAT}, found {values.get('format')!r}; see anysr export")
-    return values
+        values = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{path} does not describe a network ({error}); {_AGAIN}") from error
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != _FORMAT:
+        raise ValueError(f"{path} is no export of format {_FORMAT}, found {found!r}; {_AGAIN}")
+    return dict(values)
 
 
 def _window(lr: Image, ready: dict[str, Image], rows: Image, height: int, reach: int | None) -> dict[str, Image]:
@@ -229,6 +251,11 @@ def _as_lr(image: Image) -> Image:
         )
     if image.dtype not in (np.uint8, np.uint16) and image.dtype.kind != "f":
         raise ValueError(f"an image is uint8, uint16, or floating point in [0, 1], got {image.dtype}")
+    if image.dtype.kind == "f" and not (image.min() >= _LOWEST and image.max() <= _HIGHEST):  # nor with NaN in it
+        raise ValueError(
+            f"a floating-point image is in [0, 1], got {image.min():g} … {image.max():g}; divide by its white, "
+            "or give uint8 or uint16"
+        )
     values = image.astype(np.float32)
     if image.dtype.kind == "u":
         values /= np.float32(np.iinfo(image.dtype).max)

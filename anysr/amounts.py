@@ -6,6 +6,7 @@ import math
 import re
 
 _AMOUNT = re.compile(r"([0-9]*\.?[0-9]+(?:e[0-9]+)?)\s*([a-zµ]*)", re.IGNORECASE)
+_MAX_DIGITS = 9  # Python itself refuses to read thousands, by an error of its own
 _COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9, "t": 1e12}
 _BYTES = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0, "h": 3600.0}
@@ -25,6 +26,11 @@ def parse_bytes(text: str) -> int:
     """``2G`` or ``512MiB``; k, M, G, T are powers of 1,024."""
     plain = re.sub(r"i?b$", "", text.strip(), flags=re.IGNORECASE)
     return int(_parse(plain, _BYTES, "memory is written as 2G or 512M"))
+
+
+def parse_whole(text: str) -> int | None:
+    """A whole number of at most nine digits; None for any other text."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
 def show_macs(value: float) -> str:

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from anysr.amounts import parse_whole
 from anysr.cli import shown
 from anysr.cli.models import open_device, open_model, parse_subnet
 from anysr.files import is_same_file
@@ -142,10 +143,11 @@ def _where_they_differ(a: Pixels, b: Pixels) -> list[tuple[int, int, int, int]]:
 
 
 def _parse_box(text: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
-    parts = text.split(",")
-    if len(parts) != 4 or not all(p.strip().isdecimal() for p in parts):
-        raise ValueError(f"--crop is X,Y,W,H in pixels of the enlargement, got {text!r}")
-    x, y, w, h = (int(p) for p in parts)
+    parts = [parse_whole(part.strip()) for part in text.split(",")]
+    numbers = [part for part in parts if part is not None]
+    if len(parts) != 4 or len(numbers) != 4:
+        raise ValueError(f"--crop is X,Y,W,H in pixels of the enlargement, got {text[:60]!r}")
+    x, y, w, h = numbers
     if w < 1 or h < 1 or x + w > size[1] or y + h > size[0]:
         raise ValueError(f"--crop {text} leaves the enlargement of {size[1]} x {size[0]}")
     return x, y, x + w, y + h

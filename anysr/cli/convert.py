@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 import anysr
+from anysr.cli.models import check_keeps_model
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +23,7 @@ def run(args: argparse.Namespace) -> int:
     """Read, write, say what it was."""
     if args.target.suffix != ".safetensors":
         raise ValueError(f"the output must be named *.safetensors, got {args.target}")
+    check_keeps_model(args.source, args.target)
     model = anysr.load(args.source)
     anysr.save(model, args.target)
     config = model.config

@@ -20,7 +20,7 @@ from typing import cast, get_args
 
 import anysr
 from anysr.cli import shown
-from anysr.cli.models import MODEL_HELP, open_model, parse_subnet
+from anysr.cli.models import MODEL_HELP, check_keeps_model, open_model, parse_subnet
 from anysr.export import Format, export_file, export_folder
 
 _FORMATS = get_args(Format)
@@ -41,6 +41,8 @@ def run(args: argparse.Namespace) -> int:
     kind, is_file = _kind(args.output, args.format)
     opened = open_model(args.model)
     if not is_file and args.subnet is None:
+        for subnet in opened.model.subnets:
+            check_keeps_model(opened.path, args.output / f"subnet{subnet.index}.{kind}")
         print(
             f"{len(opened.model.subnets)} subnets, some seconds each; minutes where there are hundreds of blocks",
             file=sys.stderr,
@@ -50,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     index = _index(opened.model, args.subnet)
     path = args.output if is_file else args.output / f"subnet{index}.{kind}"
+    check_keeps_model(opened.path, path)
     _tell(path, export_file(opened.model, index, path, kind, opened.path.stem))
     return 0
 

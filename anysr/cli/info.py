@@ -13,7 +13,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from anysr.amounts import show_macs
+from anysr.amounts import parse_whole, show_macs
 from anysr.cli import shown
 from anysr.cli.models import MODEL_HELP, OpenedModel, open_model
 from anysr.cost import cost
@@ -32,10 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read the file, show it."""
     opened = open_model(args.model)
-    width, _, height = args.lr_size.partition("x")
-    if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-        raise ValueError(f"--lr-size is width x height in pixels as in 256x256, got {args.lr_size!r}")
-    about = describe(opened, (int(height), int(width)))
+    before, _, after = args.lr_size.partition("x")
+    width, height = parse_whole(before), parse_whole(after)
+    if not (width and height):
+        raise ValueError(f"--lr-size is width x height in pixels as in 256x256, got {args.lr_size[:40]!r}")
+    about = describe(opened, (height, width))
     if args.json:
         print(json.dumps(about, indent=2))
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -18,6 +18,7 @@ _READ_ONLY_SUFFIXES = {".bmp", ".gif"}
 # A folder is hardly called so: who asks for one of these wants an image.
 _UNWRITTEN_SUFFIXES = _READ_ONLY_SUFFIXES | {".avif", ".heic", ".ico", ".jfif", ".jp2", ".jxl", ".psd", ".tga"}
 _FALLBACK_SUFFIX = ".png"
+_STREAM = "-"
 
 
 @dataclass(frozen=True)
@@ -37,22 +38,25 @@ class Job:
     is_kept: bool
 
 
-def collect_jobs(inputs: Sequence[str], out: Path, suffix: str | None) -> list[Job]:
-    """The images that files, folders and globs stand for, in a fixed order.
+def collect_jobs(inputs: Sequence[str], output: str, suffix: str | None) -> tuple[list[Job], list[tuple[Path, str]]]:
+    """The images that files, folders and globs stand for, in a fixed order, and what cannot be read, with the reason.
 
-    A folder's images keep their place below it; links to folders are not followed. ``out`` is a file
-    when it is named like an image, there is one input file, and no folder of that name.
+    A folder's images keep their place below it; links to folders are not followed. ``output`` is a file
+    when it is named like an image, without a slash at its end, there is one input file, and no folder of that name.
 
     Raises:
         ValueError: an input that does not exist or holds no image, two results of one name, a result that
-            would replace its source, or an output that is no folder or of a format that is not written.
+            would replace a source, or an output that is no folder or of a format that is not written.
     """
-    if _is_file_name(out):
-        return [_single(inputs, out, suffix)]
-    _check_is_folder_name(out)
-    found: dict[Path, Path] = {}
+    out, is_folder = Path(output), output.endswith(("/", os.sep))
+    if output in ("", _STREAM):
+        raise ValueError(f"-o is an image file or a folder, got {output!r}; nothing is written to standard output")
+    if not is_folder and _is_file_name(out):
+        return [_single(inputs, out, suffix)], []
+    _check_is_folder_name(out, is_folder)
+    found, unread = dict[Path, Path](), list[OSError]()
     for text in inputs:
-        for source, relative in _expand(text, out):
+        for source, relative in _expand(text, out, unread.append):
             target = out / relative.with_name(result_name(relative, suffix))
             other = found.setdefault(target, source)
             if other != source and not is_same_file(other, source):
@@ -61,17 +65,20 @@ def collect_jobs(inputs: Sequence[str], out: Path, suffix: str | None) -> list[J
                     "folders of their own"
                 )
     jobs = [Job(source, target, out, is_kept=True) for target, source in found.items()]
-    for job in jobs:
-        _check_keeps_source(job)
-    return jobs
+    _check_keep_sources(jobs)
+    return jobs, _told(unread)
+
+
+def _told(unread: Sequence[OSError]) -> list[tuple[Path, str]]:
+    return [(Path(os.fsdecode(error.filename)), (error.strerror or str(error)).lower()) for error in unread]
 
 
 def _is_file_name(out: Path) -> bool:
     return out.suffix.lower() in _SUFFIXES and not out.is_dir()
 
 
-def _check_is_folder_name(out: Path) -> None:
-    if out.suffix.lower() in _UNWRITTEN_SUFFIXES and not out.is_dir():
+def _check_is_folder_name(out: Path, has_slash: bool) -> None:
+    if out.suffix.lower() in _UNWRITTEN_SUFFIXES and not (has_slash or out.is_dir()):
         format_of(out)
     if os.path.lexists(out) and not out.is_dir():
         raise ValueError(f"-o {shown(out)} is there and no folder; name a folder, or an image by its ending")
@@ -80,19 +87,26 @@ def _check_is_folder_name(out: Path) -> None:
 def _single(inputs: Sequence[str], out: Path, suffix: str | None) -> Job:
     if suffix is not None and suffix not in format_of(out).suffixes:
         raise ValueError(f"--format writes *{suffix}, but -o is {shown(out)}; leave one of them out")
+    folder = next((text for text in inputs if Path(text).is_dir()), None)
+    if folder is not None:
+        raise ValueError(
+            f"-o {shown(out)} is one image, but {shown(folder)} is a folder; give a folder, or {out.name}/"
+        )
     sources = [pair[0] for text in inputs for pair in _expand(text, out)]
-    if len(sources) != 1 or Path(inputs[0]).is_dir():
+    if len(sources) != 1:
         raise ValueError(f"-o {shown(out)} is one image, but there are {len(sources)} to enlarge; give a folder")
     job = Job(sources[0], out, out.parent, is_kept=False)
-    _check_keeps_source(job)
+    _check_keep_sources([job])
     return job
 
 
-def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
+def _expand(text: str, out: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, Path]]:
     """Images and their places below the output folder."""
     path = Path(text)
+    if text == _STREAM:
+        raise ValueError("images are read from files and folders, not from standard input: name one instead of -")
     if path.is_dir():
-        yield from images_below(path, out)
+        yield from images_below(path, out, onerror)
     elif path.is_file():
         yield path, Path(path.name)
     elif os.path.lexists(path):
@@ -103,32 +117,55 @@ def _expand(text: str, out: Path) -> Iterator[tuple[Path, Path]]:
         raise ValueError(f"there is no file or folder {shown(text)}")
 
 
-def images_below(folder: Path, out: Path | None) -> Iterator[tuple[Path, Path]]:
+def images_below(
+    folder: Path, out: Path | None, onerror: Callable[[OSError], None] | None
+) -> Iterator[tuple[Path, Path]]:
     """Images in a folder, and their places below it; those in ``out`` are left out.
+
+    Args:
+        folder: where to look.
+        out: of the results.
+        onerror: told of what cannot be read; its images are not found.
 
     Raises:
         ValueError: there are none.
     """
-    is_empty, left_out = True, list[Path]()
+    is_empty, unread, no_files = True, list[Path](), list[Path]()
+
+    def tell(error: OSError) -> None:
+        nonlocal is_empty
+        is_empty = False  # as far as anybody knows
+        if onerror is not None:
+            onerror(error)
+
     skipped = out.resolve() if out is not None else None
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=tell):
         folders[:] = sorted(f for f in folders if not f.startswith(".") and (Path(place) / f).resolve() != skipped)
         for name in sorted(names):
             path = Path(place) / name
-            if is_image_name(path) and path.is_file():
-                is_empty = False
-                yield path, path.relative_to(folder)
-            elif path.suffix.lower() in _UNWRITTEN_SUFFIXES:
-                left_out.append(path)
+            if not is_image_name(path):
+                if path.suffix.lower() in _UNWRITTEN_SUFFIXES:
+                    unread.append(path)
+                continue
+            try:
+                is_file = path.is_file()
+            except OSError as error:  # a folder that may be listed and not entered
+                tell(error)
+            else:
+                if is_file:
+                    is_empty = False
+                    yield path, path.relative_to(folder)
+                else:
+                    no_files.append(path)
     if is_empty:
         read = ", ".join(sorted(_SUFFIXES | _READ_ONLY_SUFFIXES))
         raise ValueError(f"{shown(folder)} holds no image; names ending in {read} are read")
-    if left_out:
-        print(
-            f"note: {len(left_out)} images in {shown(folder)} are of kinds that are not read, such as "
-            f"{shown(left_out[0])}; save them as JPEG, PNG, WebP or TIFF",
-            file=sys.stderr,
-        )
+    for left_out, why in (
+        (unread, "images in {} are of kinds that are not read, such as {}; save them as JPEG, PNG, WebP or TIFF"),
+        (no_files, "images in {} are broken links, or no files, such as {}"),
+    ):
+        if left_out:
+            print(f"note: {len(left_out)} {why.format(shown(folder), shown(left_out[0]))}", file=sys.stderr)
 
 
 def is_image_name(name: PurePath) -> bool:
@@ -163,6 +200,8 @@ def result_name(source: PurePath, suffix: str | None) -> str:
     return stem + (suffix or _FALLBACK_SUFFIX)
 
 
-def _check_keeps_source(job: Job) -> None:
-    if is_same_file(job.source, job.target):
-        raise ValueError(f"{shown(job.target)} would replace the image it is made from; choose another -o")
+def _check_keep_sources(jobs: Sequence[Job]) -> None:
+    sources = {job.source.resolve() for job in jobs}
+    for job in jobs:
+        if job.target.resolve() in sources or is_same_file(job.source, job.target):
+            raise ValueError(f"{shown(job.target)} would replace an image that is to be enlarged; choose another -o")

@@ -11,7 +11,9 @@ from pathlib import Path
 import torch
 
 import anysr
+from anysr.amounts import parse_whole
 from anysr.cli import one_line, shown
+from anysr.files import is_same_file
 from anysr.model import SubnetChoice
 from anysr.serialization import pretrained_file
 
@@ -75,6 +77,12 @@ def find_model(text: str | None) -> Path:
     raise ValueError(f"no model file at {shown(text)}" + (f"; in the box: {in_the_box}" if in_the_box else ""))
 
 
+def check_keeps_model(model: Path, target: Path) -> None:
+    """Raise ValueError where what is written to ``target`` would replace the file of the model that is read."""
+    if is_same_file(model, target):
+        raise ValueError(f"{shown(target)} would replace the model that is read; choose another output")
+
+
 def open_device(text: str | None) -> torch.device:
     """The named device; by default the first CUDA device, else the CPU.
 
@@ -95,9 +103,10 @@ def parse_subnet(text: str) -> SubnetChoice:
     """``auto``, ``full`` or an index."""
     if text in ("auto", "full"):
         return "full" if text == "full" else "auto"
-    if not text.isdecimal():
-        raise ValueError(f"a subnet is auto, full, or an index that anysr info lists, got {text!r}")
-    return int(text)
+    index = parse_whole(text)
+    if index is None:
+        raise ValueError(f"a subnet is auto, full, or an index that anysr info lists, got {text[:40]!r}")
+    return index
 
 
 def _default() -> Path:

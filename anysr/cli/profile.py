@@ -22,7 +22,7 @@ import numpy as np
 
 from anysr.amounts import parse_seconds, show_seconds
 from anysr.cli import shown
-from anysr.cli.models import MODEL_HELP, open_device, open_model
+from anysr.cli.models import MODEL_HELP, check_keeps_model, open_device, open_model
 from anysr.cli.timing import keep
 from anysr.upscaling import Upscaler
 from anysr.upscaling.measure import SCALES, SIZES_PX, Sweep, cached_profile, measure
@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     if args.out is not None and args.out.is_dir():
         raise ValueError(f"-o {shown(args.out)} is a folder; name a file")
     opened = open_model(args.model)
+    if args.out is not None:
+        check_keeps_model(opened.path, args.out)
     device = open_device(args.device)
     sweep = Sweep(tuple(args.sizes), tuple(args.scales), parse_seconds(args.max_run))
     profile = measure(Upscaler(opened.model, device), opened.digest, args.precision, sweep, _tell)

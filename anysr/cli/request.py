@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from anysr.amounts import parse_bytes, parse_macs, parse_seconds
+from anysr.amounts import parse_bytes, parse_macs, parse_seconds, parse_whole
 from anysr.cli.models import MODEL_HELP, parse_subnet
 from anysr.imaging import FORMATS, MAX_MEGAPIXELS
 from anysr.upscaling import Enlargement, FileOptions, Limits, Request
@@ -39,8 +39,14 @@ def add_request_arguments(parser: argparse.ArgumentParser) -> None:
     network.add_argument("--device", default=None, help="cpu, cuda, cuda:1, mps; default: cuda where there is one")
     files = parser.add_argument_group("files")
     files.add_argument("--format", choices=sorted(name.lower() for name in FORMATS), help="default: as the input")
-    files.add_argument("--quality", type=int, default=95, metavar="Q", help="1 … 100 of JPEG and WebP (100: lossless)")
-    files.add_argument("--overwrite", action="store_true", help="also what is complete in the output folder")
+    quality = (
+        "1 … 100 of JPEG and WebP, of which WebP is lossless at 100; default 95, and a lossless WebP stays so; PNG and "
+        "TIFF are lossless and have none"
+    )
+    files.add_argument("--quality", type=int, metavar="Q", help=quality)
+    files.add_argument(
+        "--overwrite", action="store_true", help="also what is in the output folder already, made by anysr or not"
+    )
     files.add_argument("--max-megapixels", type=float, default=MAX_MEGAPIXELS, metavar="MP", help="of input and output")
 
 
@@ -79,12 +85,14 @@ def _given(parse: Callable[[str], T], text: str | None) -> T | None:
 def _tile(text: str) -> Tile:
     if text == "auto" or text == "off":
         return None if text == "off" else "auto"
-    if not text.isdecimal() or int(text) < 1:
-        raise ValueError(f"--tile must be auto, off, or pixels a side, got {text!r}")
-    return int(text)
+    side = parse_whole(text)
+    if not side:
+        raise ValueError(f"--tile must be auto, off, or pixels a side, got {text[:40]!r}")
+    return side
 
 
 def _pixels(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of pixels, got {text!r}")
-    return int(text)
+    side = parse_whole(text)
+    if not side:
+        raise argparse.ArgumentTypeError(f"must be a whole number of pixels, got {text[:40]!r}")
+    return side

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,7 +30,9 @@ def mark_of(model_digest: str, request: Request, spec: Format, options: FileOpti
     """
     asked = asdict(request)
     del asked["tile"], asked["limits"]["memory"]
-    made_from = [model_digest, asked, spec.name, options.quality, source]
+    # What is not given is 95 but for a WebP, which may then be lossless.
+    quality = 95 if options.quality is None and spec.name != "WEBP" else options.quality
+    made_from = [model_digest, asked, spec.name, quality, source]
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
 
@@ -37,6 +40,11 @@ def stamp_of(file: Path) -> str:
     """Changes whenever a file may have; raises OSError."""
     found = file.stat()
     return f"{found.st_size} bytes of {found.st_mtime_ns}"
+
+
+def foreign(target: object) -> str:
+    """What is said of a place of a result that holds something else."""
+    return f"{shown(target)} is there and no result that anysr knows of; --overwrite replaces it"
 
 
 class ResultFolder:
@@ -56,6 +64,11 @@ class ResultFolder:
             return bool(record["mark"] == mark) and target.is_file() and record["sha256"] == _digest(target)
         except (OSError, ValueError, KeyError, TypeError):
             return False
+
+    def check_replaces_nothing(self, target: Path) -> None:
+        """Raise ValueError where something is there that is no result of this folder's, whatever it was made from."""
+        if os.path.lexists(target) and not self._record_of(target).exists():
+            raise ValueError(foreign(target))
 
     def write(self, target: Path, data: bytes, mark: str | None) -> None:
         """Write a result in one piece; without a mark no record is made of it.

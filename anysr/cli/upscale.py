@@ -19,7 +19,7 @@ Examples:
   anysr upscale scan.tif --scale 4 --self-ensemble -o best.tif
       eight times the work for a little quality
 
-Grey, alpha, 16 bits, CMYK, colour profile, EXIF and DPI are kept where the format of the output holds them; a note
+Grey, alpha, 16 bits, CMYK, colour profile, EXIF, XMP and DPI are kept where the format of the output holds them; a note
 says what was lost. What was chosen and what it cost is printed for each image.
 """
 
@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from anysr.amounts import show_macs, show_seconds
@@ -46,7 +47,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add = parser.add_argument
     add("inputs", nargs="+", metavar="IN", help="image files, folders, or quoted globs")
-    add("-o", "--out", required=True, type=Path, metavar="OUT", help="image file for one image, else a folder")
+    add(
+        "-o",
+        "--out",
+        required=True,
+        metavar="OUT",
+        help="image file for one image; else, or with a / at its end, a folder",
+    )
     add("--json", action="store_true", help="a line of JSON per image on stdout")
     add_request_arguments(parser)
 
@@ -54,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check everything that can be checked beforehand, enlarge one image after the other, report."""
     request, options = request_of(args), options_of(args)
-    jobs = collect_jobs(args.inputs, args.out, suffix_of(args))
+    jobs, unread = collect_jobs(args.inputs, args.out, suffix_of(args))
+    if args.quality is not None and (plain := {format_of(job.target).name for job in jobs} - {"JPEG", "WEBP"}):
+        print(f"note: --quality is not for {' and '.join(sorted(plain))}, always lossless", file=sys.stderr)
     opened = open_model(args.model)
     opened.model.subnet_for(request.subnet, 1.0)
     device = open_device(args.device)
@@ -63,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         profile = profile_for(opened, device, request.precision, args.device_profile)
     batch = Batch(opened, Upscaler(opened.model, device, profile), request, options, args.json)
     print(f"model {shown(opened.name)}, {device}, {request.precision}", file=sys.stderr)
-    return batch.run(jobs, args.overwrite)
+    return batch.run(jobs, args.overwrite, unread)
 
 
 class Batch:
@@ -76,21 +85,24 @@ class Batch:
         self.as_json = as_json
         self.failures: list[tuple[Path, str]] = []
 
-    def run(self, jobs: list[Job], overwrite: bool) -> int:
-        """Enlarge all; 0 when none failed."""
+    def run(self, jobs: list[Job], overwrite: bool, unread: Sequence[tuple[Path, str]] = ()) -> int:
+        """Enlarge all; 0 when none failed and nothing was ``unread``, with the reasons."""
+        for path, why in unread:
+            self.failures.append((path, why))
+            print(f"{shown(path)}: {why}", file=sys.stderr, flush=True)
         waiting = jobs if overwrite else [job for job in jobs if not self._is_done(job)]
         if len(waiting) < len(jobs):
             print(f"{len(jobs) - len(waiting)} of {len(jobs)} are there already (--overwrite)", file=sys.stderr)
         progress = Progress(len(waiting))
         for job in waiting:
             try:
-                result = self._enlarge(job, progress)
+                result = self._enlarge(job, progress, overwrite)
             except Exception as error:  # one image's fault must not cost the others; decoders raise anything
                 self.failures.append((job.source, reason(error)))
                 print(f"{progress.finish_one()}{shown(job.source)}: {reason(error)}", file=sys.stderr, flush=True)
             else:
                 self._show(job, result, progress.finish_one())
-        return self._report(len(waiting))
+        return self._report(len(waiting) + len(unread))
 
     def _is_done(self, job: Job) -> bool:
         try:
@@ -101,8 +113,10 @@ class Batch:
     def _mark(self, job: Job) -> str:
         return mark_of(self.opened.digest, self.request, format_of(job.target), self.options, stamp_of(job.source))
 
-    def _enlarge(self, job: Job, progress: Progress) -> Result:
+    def _enlarge(self, job: Job, progress: Progress, overwrite: bool) -> Result:
         mark = self._mark(job) if job.is_kept else None
+        if mark is not None and not overwrite:
+            ResultFolder(job.root).check_replaces_nothing(job.target)
         data, spec = job.source.read_bytes(), format_of(job.target)
         encoded, result = enlarge_file(self.upscaler, data, self.request, spec, self.options, progress.tell)
         ResultFolder(job.root).write(job.target, encoded, mark)

@@ -1,4 +1,4 @@
-"""Profile, EXIF and resolution: what is carried from a photo to its enlargement, and what must not be.
+"""Profile, EXIF, XMP and resolution: what is carried from a photo to its enlargement, and what must not be.
 
 An enlargement is stored upright, so the orientation is reset; its thumbnail would show the old size.
 Tags that describe the old file's layout (strips, tiles, compression) are left behind: only those that
@@ -7,6 +7,7 @@ describe the photo are carried.
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -32,6 +33,10 @@ _DESCRIPTIVE = (
     _BASE.XPSubject,
 )
 _RESOLUTION = (_BASE.XResolution, _BASE.YResolution, _BASE.ResolutionUnit)
+_XMP_ORIENTATION = (b"tiff:Orientation",)
+_XMP_SIZES = ((b"tiff:ImageLength", b"exif:PixelYDimension"), (b"tiff:ImageWidth", b"exif:PixelXDimension"))  # H, W
+# A video, a depth map or a gain map behind the photo, which its enlargement does not have.
+_XMP_OF_MORE = re.compile(rb"GCamera:M(icroV|otionP)|G(Depth|Image|Audio):|Container:Directory|hdrgm:")
 _PIXEL_SIZE = (_BASE.ExifImageWidth, _BASE.ExifImageHeight)
 _SPACES = {1: b"GRAY", 3: b"RGB ", 4: b"CMYK"}
 _INCH, _CENTIMETRE = 2, 3
@@ -47,11 +52,13 @@ def orientation_of(exif: Image.Exif) -> int:
 
 def collect_metadata(exif: Image.Exif, info: dict[Any, Any]) -> Metadata:
     """What an opened file says, from its EXIF and Pillow's ``info``."""
-    icc = info.get("icc_profile")
+    icc, comment = info.get("icc_profile"), info.get("comment")
     return Metadata(
         icc if isinstance(icc, bytes) and len(icc) >= _MIN_PROFILE_BYTES else None,
         _carried_exif(exif),
         _valid_dpi(info.get("dpi")) or _exif_dpi(exif),
+        _carried_xmp(info.get("xmp")),
+        comment if isinstance(comment, bytes) and comment else None,
     )
 
 
@@ -61,7 +68,12 @@ def fitting_icc(icc: bytes | None, channels: int) -> bytes | None:
 
 
 def with_size(metadata: Metadata, size: tuple[int, int]) -> Metadata:
-    """The metadata of the same photo at (H, W): EXIF states its size where it did before."""
+    """The metadata of the same photo at (H, W): EXIF and XMP state its size where they did before."""
+    if metadata.xmp is not None:
+        xmp = metadata.xmp
+        for names, length in zip(_XMP_SIZES, size, strict=True):
+            xmp = _with_number(xmp, names, length)
+        metadata = replace(metadata, xmp=xmp)
     if metadata.exif is None:
         return metadata
     exif = parse_exif(metadata.exif)
@@ -105,6 +117,19 @@ def _carried_exif(exif: Image.Exif) -> bytes | None:
     if _BASE.Orientation in exif:
         carried[_BASE.Orientation] = 1
     return _to_bytes(carried)
+
+
+def _carried_xmp(packet: Any) -> bytes | None:
+    """Upright; None as well for one that tells of what lies beside the photo in its file."""
+    if not isinstance(packet, bytes) or not packet or _XMP_OF_MORE.search(packet):
+        return None
+    return _with_number(packet.rstrip(b"\0"), _XMP_ORIENTATION, 1)
+
+
+def _with_number(xmp: bytes, names: tuple[bytes, ...], value: int) -> bytes:
+    """With another number where these properties are, written as attributes or as elements."""
+    name = b"|".join(names)
+    return re.sub(rb"((?:%b)\s*=\s*[\"']|<(?:%b)>)\s*\d+" % (name, name), rb"\g<1>%d" % value, xmp)
 
 
 def _to_bytes(exif: Image.Exif) -> bytes | None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 Pixels = npt.NDArray[Any]
+Chunk = tuple[bytes, bytes]  # of a PNG file: kind and content
 
 
 class ImageError(ValueError):
@@ -27,11 +28,19 @@ class Metadata:
         icc: colour profile.
         exif: EXIF block without header, upright and without its thumbnail.
         dpi: pixels per inch, (x, y).
+        xmp: XMP packet, upright.
+        comment: of a JPEG or GIF.
+        colours: what a PNG says of its colours beside a profile: cICP, sRGB, gAMA, cHRM.
+        texts: of a PNG.
     """
 
     icc: bytes | None = None
     exif: bytes | None = None
     dpi: tuple[float, float] | None = None
+    xmp: bytes | None = None
+    comment: bytes | None = None
+    colours: tuple[Chunk, ...] = ()
+    texts: tuple[Chunk, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -45,6 +54,7 @@ class Picture:
         metadata: profile, EXIF and resolution.
         format: as Pillow calls it ("PNG", "JPEG", …), what the file was; empty for none.
         notes: what was lost, a line each, for people.
+        is_lossless: of a format that can be either, such as WebP, it was the one without loss.
     """
 
     colour: Pixels
@@ -52,6 +62,7 @@ class Picture:
     metadata: Metadata = field(default_factory=Metadata)
     format: str = ""
     notes: tuple[str, ...] = ()
+    is_lossless: bool = False
 
     def __post_init__(self) -> None:
         colour, alpha = self.colour, self.alpha

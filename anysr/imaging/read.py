@@ -7,19 +7,22 @@ it all becomes :class:`ImageError`.
 from __future__ import annotations
 
 import io
+import struct
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import imagecodecs
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from anysr.imaging.jpeg import num_scans
 from anysr.imaging.metadata import collect_metadata, fitting_icc, orientation_of
 from anysr.imaging.picture import ImageError, Metadata, NoImageError, Picture, Pixels, check_pixels
+from anysr.imaging.png import read_chunks
 from anysr.imaging.tiff import num_pages, read_planes, tiff_exif
 
 MAX_MEGAPIXELS = 400.0
@@ -31,6 +34,7 @@ _MAX_JPEG_SCANS = 500
 _PALETTES = ("P", "PA")
 _FIRST_TURNED = 5  # EXIF orientations from here on swap the axes
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_XMP_LOST = "its XMP was left out: it tells of a video or a map beside the photo, which are not enlarged"
 _pillow_limit = threading.Lock()
 
 
@@ -44,7 +48,7 @@ def read_image(source: bytes | Path, max_megapixels: float = MAX_MEGAPIXELS) -> 
     """Decode an image, upright, with its profile, EXIF and resolution.
 
     Grey stays grey, 16 bits stay 16, CMYK stays CMYK; palettes become RGB (or grey where all their
-    colours are); alpha multiplied into the colours is divided out.
+    colours are and no profile needs three channels); alpha multiplied into the colours is divided out.
 
     Raises:
         ImageError: no image, damaged or cut short, animated or of several pages, too many pixels, or
@@ -91,12 +95,20 @@ def _read(data: bytes, max_megapixels: float) -> Picture:
             return picture
     with _opened(data) as image:
         _check_header(image, data, max_megapixels)
+        if image.format == "PNG":
+            image.load()  # what it says may lie behind its pixels
         orientation = orientation_of(image.getexif())
         metadata = collect_metadata(image.getexif(), image.info)
         is_16_bit = image.format == "PNG" and data[24] == 16
         decoded = _decode_png_16(data, image) if is_16_bit else _decode_8(image, data)
+        if image.format == "PNG":
+            colours, texts = read_chunks(data)
+            metadata = replace(metadata, colours=colours, texts=texts)
         name = "JPEG" if image.format == "MPO" else str(image.format)
-        return _picture(decoded, orientation, metadata, name, is_upright=_is_turned_by_pillow(image))
+        picture = _picture(decoded, orientation, metadata, name, is_upright=_is_turned_by_pillow(image))
+        if image.info.get("xmp") and metadata.xmp is None:
+            picture = replace(picture, notes=(*picture.notes, _XMP_LOST))
+        return replace(picture, is_lossless=image.format == "WEBP" and _is_lossless_webp(data))
 
 
 def _is_turned_by_pillow(image: Image.Image) -> bool:
@@ -110,8 +122,8 @@ def _read_tiff(data: bytes, max_megapixels: float) -> Picture | None:
         return None
     if num_pages(data) > 1:
         raise ImageError("a TIFF of several pages; save the one you mean as a file of its own")
-    exif, icc = tiff_exif(data)
-    metadata = collect_metadata(exif, {"icc_profile": icc})
+    exif, info = tiff_exif(data)
+    metadata = collect_metadata(exif, info)
     return _picture(_Decoded(*planes), orientation_of(exif), metadata, "TIFF")
 
 
@@ -135,8 +147,14 @@ def _check_header(image: Image.Image, data: bytes, max_megapixels: float) -> Non
             raise ImageError("a TIFF of several pages; save the one you mean as a file of its own")
     elif image.format != "MPO" and getattr(image, "is_animated", False):
         raise ImageError(f"an animated {image.format}; still images are enlarged, so save its frames as files")
-    if image.format in ("JPEG", "MPO") and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
+    if image.format in ("JPEG", "MPO") and _has_many_scans(data):
         raise ImageError(f"a JPEG of more than {_MAX_JPEG_SCANS} scans, made to keep decoders busy")
+
+
+def _has_many_scans(data: bytes) -> bool:
+    """Those of the first picture: a video behind it holds the bytes of their markers by chance."""
+    may_have = data.count(b"\xff\xda") > _MAX_JPEG_SCANS  # the quick answer for almost all
+    return may_have and num_scans(data, _MAX_JPEG_SCANS + 1) > _MAX_JPEG_SCANS
 
 
 def _decode_8(image: Image.Image, data: bytes) -> _Decoded:
@@ -155,7 +173,8 @@ def _decode_8(image: Image.Image, data: bytes) -> _Decoded:
         pixels = np.asarray(image.convert("LA" if has_alpha else "L"))
     else:
         pixels = np.asarray(image.convert("RGBA" if has_alpha else "RGB"))
-    return _split(pixels, may_be_grey=image.mode in _PALETTES)
+    is_rgb = fitting_icc(image.info.get("icc_profile"), 3) is not None  # greys without their profile look otherwise
+    return _split(pixels, may_be_grey=image.mode in _PALETTES and not is_rgb)
 
 
 def _decode_grey_16(image: Image.Image) -> Pixels:
@@ -194,7 +213,18 @@ def _picture(
     dpi = metadata.dpi[::-1] if metadata.dpi and orientation >= _FIRST_TURNED else metadata.dpi
     icc = fitting_icc(metadata.icc, colour.shape[2])
     notes = ("its colour profile is for another kind of colours and was left out",) if icc != metadata.icc else ()
-    return Picture(colour, alpha, Metadata(icc, metadata.exif, dpi), name, notes)
+    return Picture(colour, alpha, replace(metadata, icc=icc, dpi=dpi), name, notes)
+
+
+def _is_lossless_webp(data: bytes) -> bool:
+    """By the first of its chunks that holds pixels (RFC 9649)."""
+    start = 12
+    while start + 8 <= len(data):
+        kind, length = struct.unpack_from("<4sI", data, start)
+        if kind in (b"VP8L", b"VP8 "):
+            return bool(kind == b"VP8L")
+        start += 8 + length + length % 2
+    return False
 
 
 def _upright(plane: Pixels | None, orientation: int) -> Pixels | None:

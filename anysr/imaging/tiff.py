@@ -21,13 +21,13 @@ from anysr.imaging.picture import ImageError, Metadata, Picture, Pixels, check_p
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
 
-_ASCII, _LONG = 2, 4
+_BYTE, _ASCII, _LONG = 1, 2, 4
 _IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
 _MAX_CHANNELS = 5  # CMYK and alpha
 _REDUCED = 1  # NewSubfileType: a smaller version of another page
 _BIG_HEADS = (b"II+\0", b"MM\0+")  # BigTIFF
 _BIG_ENDIAN_BIG_HEAD = b"MM\0+"
-_ICC = 34_675
+_ICC, _XMP = 34_675, 700
 _BIG_TAGS = {"Orientation", "XResolution", "YResolution", "ResolutionUnit", "ImageDescription", "Make", "Model",
              "Software", "DateTime", "Artist", "HostComputer", "Copyright"}  # fmt: skip
 
@@ -55,11 +55,14 @@ def read_planes(data: bytes, max_megapixels: float) -> tuple[Pixels, Pixels | No
         return _by_photometric(pixels.reshape(page.imagelength, page.imagewidth, -1), page)
 
 
-def tiff_exif(data: bytes) -> tuple[Image.Exif, bytes | None]:
-    """EXIF and colour profile of a TIFF; of a BigTIFF, which Pillow's EXIF is not for, what describes the photo."""
+def tiff_exif(data: bytes) -> tuple[Image.Exif, dict[str, object]]:
+    """EXIF of a TIFF, and its colour profile and XMP by Pillow's names of them.
+
+    Of a BigTIFF, which Pillow's EXIF is not for, what describes the photo.
+    """
     if not data.startswith(_BIG_HEADS):
         exif = parse_exif(data)
-        return exif, exif.get(_ICC)
+        return exif, {"icc_profile": exif.get(_ICC), "xmp": exif.get(_XMP)}
     exif = Image.Exif()
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         tags = file.pages.first.tags
@@ -67,8 +70,7 @@ def tiff_exif(data: bytes) -> tuple[Image.Exif, bytes | None]:
             if tag.name in _BIG_TAGS:
                 value = tag.value
                 exif[tag.code] = TiffImagePlugin.IFDRational(*value) if isinstance(value, tuple) else value
-        icc = tags.valueof(_ICC)
-    return exif, icc
+        return exif, {"icc_profile": tags.valueof(_ICC), "xmp": tags.valueof(_XMP)}
 
 
 def num_pages(data: bytes) -> int:
@@ -145,13 +147,14 @@ def _unassociated(colour: Pixels, alpha: Pixels) -> Pixels:
 
 
 def _extra_tags(metadata: Metadata) -> list[tuple[int, int, int | None, object, bool]]:
+    tags: list[tuple[int, int, int | None, object, bool]] = []
+    if metadata.xmp is not None:
+        tags.append((_XMP, _BYTE, len(metadata.xmp), metadata.xmp, True))
     if metadata.exif is None:
-        return []
+        return tags
     exif = parse_exif(metadata.exif)
     texts = {tag: value for tag, value in exif.items() if isinstance(value, str)}
-    tags: list[tuple[int, int, int | None, object, bool]] = [
-        (tag, _ASCII, None, text.encode("utf-8", "replace") + b"\0", True) for tag, text in texts.items()
-    ]
+    tags += [(tag, _ASCII, None, text.encode("utf-8", "replace") + b"\0", True) for tag, text in texts.items()]
     # tifffile writes no EXIF. A number just below keeps the place in the sorted list of tags.
     return tags + [(ifd - 1, _LONG, 1, 0, True) for ifd in _IFDS if exif.get_ifd(ifd)]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,11 +14,11 @@ from PIL import Image, ImageCms
 from anysr.files import write_whole
 from anysr.imaging.metadata import exif_with_dpi, fitting_icc, with_size
 from anysr.imaging.picture import Metadata, Picture, Pixels
+from anysr.imaging.png import are_srgb, with_chunks
 from anysr.imaging.tiff import encode_tiff
 
-_METRES_PER_INCH = 0.0254
-_AFTER_PNG_HEADER = 33  # the signature and IHDR
-_EXIF_HEADER = b"Exif\0\0"
+_MAX_JPEG_XMP, _MAX_JPEG_COMMENT = 65_533 - 29, 65_533  # bytes that fit into a segment
+_QUALITY = 95
 
 
 @dataclass(frozen=True)
@@ -74,30 +73,31 @@ def format_of(path: Path) -> Format:
     raise ValueError(f"the output's name must end in one of {endings}, got {path.name!r}")
 
 
-def write_image(picture: Picture, path: Path, quality: int = 95) -> Picture:
+def write_image(picture: Picture, path: Path, quality: int | None = None) -> Picture:
     """Write in the format of the name, complete or not at all; see :func:`encode_image`."""
     data, written = encode_image(picture, format_of(path), quality)
     write_whole(path, data)
     return written
 
 
-def encode_image(picture: Picture, spec: Format, quality: int = 95) -> tuple[bytes, Picture]:
+def encode_image(picture: Picture, spec: Format, quality: int | None = None) -> tuple[bytes, Picture]:
     """The bytes of a file, and the picture as it is in there with notes of what was lost.
 
     Args:
         picture: what to write.
         spec: one of :data:`FORMATS`.
-        quality: 1 … 100 of JPEG and WebP; WebP is lossless at 100.
+        quality: 1 … 100 of JPEG and WebP; WebP is lossless at 100. None is 95, and what was a lossless WebP
+            stays one.
 
     Raises:
         ValueError: more pixels a side than the format holds, or a quality out of range.
     """
-    if not 1 <= quality <= 100:
+    if quality is not None and not 1 <= quality <= 100:
         raise ValueError(f"quality must be from 1 to 100, got {quality}")
     spec.check_size(picture.size)
     fitted = _fitted(picture, spec)
     if spec.name == "JPEG":
-        return _encode_jpeg(fitted, quality), fitted
+        return _encode_jpeg(fitted, quality or _QUALITY), fitted
     if spec.name == "WEBP":
         return _encode_webp(fitted, quality), fitted
     return (_encode_png(fitted) if spec.name == "PNG" else encode_tiff(fitted)), fitted
@@ -113,15 +113,36 @@ def _fitted(picture: Picture, spec: Format) -> Picture:
         notes.append(f"CMYK became sRGB: {spec.name} holds no inks")
         picture = _to_srgb(picture)
     if picture.alpha is not None and not spec.has_alpha:
-        notes.append(f"transparency was laid on white: {spec.name} holds none")
-        picture = replace(picture, colour=_on_white(picture), alpha=None)
+        if (picture.alpha < picture.peak).any():
+            notes.append(f"transparency was laid on white: {spec.name} holds none")
+            picture = replace(picture, colour=_on_white(picture))
+        picture = replace(picture, alpha=None)
     if picture.colour.shape[2] == 1 and 1 not in spec.channels:
         picture = replace(picture, colour=np.repeat(picture.colour, 3, axis=2))
     metadata = with_size(picture.metadata, picture.size)
     icc = fitting_icc(metadata.icc, picture.colour.shape[2])
     if icc != metadata.icc:
         notes.append(f"the profile of its colours was left out: {spec.name} holds them as another kind")
-    return replace(picture, metadata=replace(metadata, icc=icc), format=spec.name, notes=tuple(notes))
+    metadata, lost = _fitted_metadata(replace(metadata, icc=icc), spec)
+    return replace(picture, metadata=metadata, format=spec.name, notes=(*notes, *lost))
+
+
+def _fitted_metadata(metadata: Metadata, spec: Format) -> tuple[Metadata, list[str]]:
+    """Without what the format cannot hold, and a note for each loss."""
+    lost = []
+    if metadata.xmp is not None and spec.name == "JPEG" and len(metadata.xmp) > _MAX_JPEG_XMP:
+        lost.append("its XMP was left out: it is too long for JPEG")
+        metadata = replace(metadata, xmp=None)
+    if metadata.comment is not None and (spec.name != "JPEG" or len(metadata.comment) > _MAX_JPEG_COMMENT):
+        lost.append(f"its comment was left out: {spec.name} holds none" + " so long" * (spec.name == "JPEG"))
+        metadata = replace(metadata, comment=None)
+    if spec.name != "PNG":
+        if metadata.texts:
+            lost.append(f"its texts were left out: {spec.name} holds none of PNG's")
+        if metadata.icc is None and not are_srgb(metadata.colours):
+            lost.append(f"its gamma and primaries were left out, colours may look different: {spec.name} holds none")
+        metadata = replace(metadata, texts=(), colours=())
+    return metadata, lost
 
 
 def _to_8_bits(values: Pixels) -> Pixels:
@@ -167,40 +188,35 @@ def _encode_with_pillow(picture: Picture, **options: object) -> bytes:
     mode = "CMYK" if colour.shape[2] == 4 else {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
     image = Image.frombytes(mode, (colour.shape[1], colour.shape[0]), np.ascontiguousarray(planes).tobytes())
     out = io.BytesIO()
-    given = {"icc_profile": picture.metadata.icc, "exif": picture.metadata.exif, "dpi": picture.metadata.dpi}
+    metadata = picture.metadata
+    given = {"icc_profile": metadata.icc, "exif": metadata.exif, "dpi": metadata.dpi, "xmp": metadata.xmp}
     image.save(out, picture.format, **{k: v for k, v in {**given, **options}.items() if v is not None})
     return out.getvalue()
 
 
 def _encode_png(picture: Picture) -> bytes:
     if picture.peak == 255:
-        return _encode_with_pillow(picture)
+        return with_chunks(_encode_with_pillow(replace(picture, metadata=Metadata())), picture.metadata)
     planes = picture.colour if picture.alpha is None else np.dstack([picture.colour, picture.alpha])
     plain = bytes(imagecodecs.png_encode(np.ascontiguousarray(planes.squeeze(2) if planes.shape[2] == 1 else planes)))
-    return plain[:_AFTER_PNG_HEADER] + _png_chunks(picture.metadata) + plain[_AFTER_PNG_HEADER:]
-
-
-def _png_chunks(metadata: Metadata) -> bytes:
-    """Profile, resolution and EXIF as chunks of a PNG file (PNG specification, 11.3)."""
-    chunks = []
-    if metadata.icc is not None:
-        chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(metadata.icc)))
-    if metadata.dpi is not None:
-        chunks.append((b"pHYs", struct.pack(">IIB", *(round(v / _METRES_PER_INCH) for v in metadata.dpi), 1)))
-    if metadata.exif is not None:
-        chunks.append((b"eXIf", metadata.exif.removeprefix(_EXIF_HEADER)))
-    return b"".join(
-        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
-    )
+    return with_chunks(plain, picture.metadata)
 
 
 def _encode_jpeg(picture: Picture, quality: int) -> bytes:
     # Chroma at half the resolution would throw away what was just computed.
-    return _encode_with_pillow(picture, quality=quality, subsampling=0, optimize=picture.colour.size < 2**24)
-
-
-def _encode_webp(picture: Picture, quality: int) -> bytes:
-    lossless = quality == 100
+    optimize = picture.colour.size < 2**24
     return _encode_with_pillow(
-        picture, quality=quality, lossless=lossless, exact=True, dpi=None, exif=exif_with_dpi(picture.metadata)
+        picture, quality=quality, subsampling=0, optimize=optimize, comment=picture.metadata.comment
+    )
+
+
+def _encode_webp(picture: Picture, quality: int | None) -> bytes:
+    lossless = picture.is_lossless if quality is None else quality == 100
+    return _encode_with_pillow(
+        picture,
+        quality=100 if lossless else quality or _QUALITY,
+        lossless=lossless,
+        exact=True,
+        dpi=None,
+        exif=exif_with_dpi(picture.metadata),
     )

@@ -17,15 +17,15 @@ class FileOptions:
     """How files are read and written.
 
     Attributes:
-        quality: 1 … 100 of JPEG and WebP.
+        quality: 1 … 100 of JPEG and WebP; None is 95, and what was a lossless WebP stays one.
         max_megapixels: of the image and of its enlargement.
     """
 
-    quality: int = 95
+    quality: int | None = None
     max_megapixels: float = MAX_MEGAPIXELS
 
     def __post_init__(self) -> None:
-        if not 1 <= self.quality <= 100:
+        if self.quality is not None and not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be from 1 to 100, got {self.quality}")
         if not self.max_megapixels > 0:
             raise ValueError(f"max-megapixels must be positive, got {self.max_megapixels}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from anysr.amounts import parse_whole
 from anysr.geometry import Pair, Target, resolve_target
 
 _PAIR = re.compile(r"([0-9.]+)[x×]([0-9.]+)")
@@ -71,9 +72,10 @@ def parse_scale(text: str) -> Pair:
 def parse_size(text: str) -> tuple[int, int]:
     """``1920x1080``, width x height as screens are named, to (H, W)."""
     pair = _PAIR.fullmatch(text.lower())
-    if pair is None or not all(v.isdigit() and int(v) > 0 for v in pair.groups()):
-        raise ValueError(f"a size is width x height in pixels as in 1920x1080, got {text!r}")
-    return int(pair[2]), int(pair[1])
+    width, height = (parse_whole(side) for side in (pair.groups() if pair else ("", "")))
+    if not (width and height):
+        raise ValueError(f"a size is width x height in pixels as in 1920x1080, got {text[:40]!r}")
+    return height, width
 
 
 def _check_enlarges(lr_size: tuple[int, int], size: tuple[int, int]) -> None:

@@ -91,6 +91,8 @@ class Enlarger:
         # A worker may have died after it wrote the result and before anybody heard of it.
         if not order.overwrite and self._results.has(unit.target, mark):
             return Outcome(unit.name, "there already")
+        if not order.overwrite:
+            self._results.check_replaces_nothing(unit.target)
         encoded, result = enlarge_file(self._upscaler, _read(unit), order.request, _format(unit), order.options)
         self._results.write(unit.target, encoded, mark)
         return Outcome(unit.name, describe(result), result.picture.notes)

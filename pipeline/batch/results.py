@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from anysr.cli import shown
-from anysr.cli.results import ResultFolder
+from anysr.cli.results import ResultFolder, foreign
 from pipeline.errors import UserError
 from pipeline.storage import s3
 from pipeline.storage.places import Place, S3Uri
@@ -57,6 +57,15 @@ class Results:
 
         with ThreadPoolExecutor(_THREADS) as pool:
             return list(pool.map(check, targets, marks))
+
+    def check_replaces_nothing(self, target: Place) -> None:
+        """Raise ValueError or UserError where something is there that is no result, whatever it was made from."""
+        if not isinstance(target, S3Uri):
+            self._folder().check_replaces_nothing(target)
+            return
+        found = s3.metadata(target)
+        if found is not None and _MARK not in found:
+            raise UserError(foreign(target))
 
     def write(self, target: Place, data: bytes, mark: str) -> None:
         """Write a result in one piece.

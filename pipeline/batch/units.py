@@ -33,7 +33,7 @@ class Unit:
 
 
 def find_units(source: Place, out: Place, suffix: str | None) -> tuple[list[Unit], dict[str, str]]:
-    """The images below ``source`` in a fixed order, and those that cannot be named below ``out``, with the reason.
+    """The images below ``source`` in a fixed order, and what cannot be read or named below ``out``, with the reason.
 
     Args:
         source: folder, or prefix on S3; hidden files and folders in it are left out, as is ``out``.
@@ -45,7 +45,7 @@ def find_units(source: Place, out: Place, suffix: str | None) -> tuple[list[Unit
         ValueError: the same, of a folder.
     """
     units, odd = dict[Place, Unit](), dict[str, str]()
-    for place, name, stamp in _images(source, out):
+    for place, name, stamp in _images(source, out, odd):
         path = PurePosixPath(name)
         if fault := _fault(name, out):
             odd[name] = fault
@@ -57,20 +57,25 @@ def find_units(source: Place, out: Place, suffix: str | None) -> tuple[list[Unit
                 f"{shown(other.name)} and {shown(name)} would both become {shown(target)}; move one of them into a "
                 "folder of its own"
             )
-    sources = {unit.source for unit in units.values()}
+    sources = {_resolved(unit.source) for unit in units.values()}
     for unit in units.values():
-        if unit.target in sources or _is_same_file(unit):
+        if _resolved(unit.target) in sources or _is_same_file(unit):
             raise UserError(f"{shown(unit.target)} would replace an image that is to be enlarged; choose another -o")
     return list(units.values()), odd
 
 
-def _images(source: Place, out: Place) -> Iterator[tuple[Place, str, str]]:
+def _images(source: Place, out: Place, odd: dict[str, str]) -> Iterator[tuple[Place, str, str]]:
+    """Place, name and stamp of each; what cannot be read goes to ``odd``."""
     if isinstance(source, S3Uri):
         yield from _objects(source, out)
         return
     if not source.is_dir():
         raise UserError(f"there is no folder {shown(source)}; for single images use anysr upscale")
-    for path, relative in images_below(source, out if isinstance(out, Path) else None):
+
+    def tell(error: OSError) -> None:
+        odd[Path(error.filename).relative_to(source).as_posix()] = (error.strerror or str(error)).lower()
+
+    for path, relative in images_below(source, out if isinstance(out, Path) else None, tell):
         yield path, relative.as_posix(), stamp_of(path)
 
 
@@ -99,6 +104,10 @@ def _fault(name: str, out: Place) -> str | None:
         except UnicodeEncodeError:
             return "its name is no text in UTF-8, as keys on S3 must be; rename it"
     return None
+
+
+def _resolved(place: Place) -> Place:
+    return place.resolve() if isinstance(place, Path) else place
 
 
 def _is_same_file(unit: Unit) -> bool:

@@ -42,7 +42,9 @@ class BodyLimit:
             await self.app(scope, receive, send)
             return
         is_upload = scope["path"].endswith(UPLOAD_SUFFIX)
-        refusal = self._refusal(Request(scope).headers.get("content-length"), is_upload)
+        headers = Request(scope).headers
+        has_body = not {"content-length", "transfer-encoding"}.isdisjoint(headers)  # RFC 9112, 6.3
+        refusal = self._refusal(headers.get("content-length"), is_upload) if has_body else None
         if refusal is not None:
             await refused(refusal)(scope, receive, send)
         elif is_upload:

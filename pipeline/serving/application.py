@@ -11,7 +11,7 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from pipeline.serving.access import BodyLimit, TokenRequired
-from pipeline.serving.endpoint import add_endpoint
+from pipeline.serving.endpoint import add_endpoint, told_where
 from pipeline.serving.hearing import HeardOut
 from pipeline.serving.limits import Gate, ServiceLimits
 from pipeline.serving.page.facts import PageFacts
@@ -19,6 +19,7 @@ from pipeline.serving.requests import Answer, Job, Refusal
 from pipeline.serving.service import Service
 
 _SHELF_BYTES = 10**9
+_NOWHERE = (404, 405)
 _HEARD_OUT = 4  # times the largest body allowed
 
 
@@ -53,7 +54,8 @@ def build_application(settings: Settings, enlarge: Callable[[Job], Awaitable[Ans
     folder = Path(gradio.utils.get_upload_folder())
     folder.mkdir(parents=True, exist_ok=True)
     shelf = Shelf(Path(tempfile.mkdtemp(prefix="results-", dir=folder)), _SHELF_BYTES, KEPT_S)
-    gradio.mount_gradio_app(app, build_page(service, settings.facts, shelf), "/", **page_options(service))
+    page, elsewhere = build_page(service, settings.facts, shelf), dict.fromkeys(_NOWHERE, told_where)
+    gradio.mount_gradio_app(app, page, "/", app_kwargs={"exception_handlers": elsewhere}, **page_options(service))
     outer: ASGIApp = BodyLimit(app, settings.limits.max_bytes, Gate(service.gate.places))
     if settings.token_sha256 is not None:
         outer = TokenRequired(outer, settings.token_sha256)

@@ -49,23 +49,30 @@ def _too_large(size: tuple[int, int], job: Job, limits: ServiceLimits) -> str:
 def _enlarge(upscaler: Upscaler, limits: ServiceLimits, job: Job) -> Answer:
     options = FileOptions(job.quality, max(limits.megapixels_in, limits.megapixels_out))  # headers may lie
     picture = decode(job.data, options)
+    notes: tuple[str, ...] = ()
     request = Request(job.enlargement, Limits() if job.budget_is_share else Limits(macs=job.budget), job.subnet)
     if job.budget_is_share and job.budget is not None:
-        request = _with_share(upscaler, picture, request, job.budget)
+        request, notes = _with_share(upscaler, picture, request, job.budget, job.or_narrowest)
     original = encode_image(picture, FORMATS["PNG"])[0] if job.wants_original else None
     encoded, result = enlarge_picture(upscaler, picture, request, job.spec, options)
-    return _as_answer(upscaler.model, encoded, original, result)
+    enlarged = _as_answer(upscaler.model, encoded, original, result)
+    return replace(enlarged, notes=(*notes, *enlarged.notes))
 
 
-def _with_share(upscaler: Upscaler, picture: Picture, request: Request, share: float) -> Request:
-    """The request with a share of the full network's multiply-adds as its budget."""
+def _with_share(
+    upscaler: Upscaler, picture: Picture, request: Request, share: float, or_narrowest: bool
+) -> tuple[Request, tuple[str, ...]]:
+    """The request with a share of the full network's multiply-adds as its budget, and what is to be told."""
     full, least = (upscaler.plan(picture, replace(request, subnet=subnet)).macs for subnet in ("full", 0))
-    if least > share * full:
-        raise BudgetError(
-            f"no subnet is that cheap: here the narrowest takes {math.ceil(100 * least / full)} % of the full "
-            f"network's multiply-adds, more than {100 * share:g} %; give that much"
-        )
-    return replace(request, limits=Limits(macs=share * full))
+    if least <= share * full:
+        return replace(request, limits=Limits(macs=share * full)), ()
+    percent = math.ceil(100 * least / full)
+    if or_narrowest:
+        return replace(request, subnet=0), (f"{100 * share:g} % is less than the narrowest subnet takes here: it ran",)
+    raise BudgetError(
+        f"no subnet is that cheap: here the narrowest takes {percent} % of the full "
+        f"network's multiply-adds, more than {100 * share:g} %; give that much"
+    )
 
 
 def _as_answer(model: AnySR, encoded: bytes, original: bytes | None, result: Result) -> Answer:

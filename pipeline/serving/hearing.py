@@ -7,7 +7,8 @@ from contextlib import suppress
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_PATIENCE_S = 20.0
+_PATIENCE_S, _QUIET_S = 20.0, 2.0  # in all, and without a byte
+_TIMED_OUT = 504  # the request has had its time
 
 
 def may_have_body(scope: Scope) -> bool:
@@ -19,7 +20,8 @@ class HeardOut:
     """Takes in what is left of a body, and forgets it, before the answer goes out.
 
     A server that answers early closes the connection under a client that is still sending, and most
-    clients then tell of a broken pipe instead of the answer, such as a refusal.
+    clients then tell of a broken pipe instead of the answer, such as a refusal. Who falls silent is not
+    waited for, nor is anybody whose time is over.
 
     Args:
         app: answers whenever it likes.
@@ -44,10 +46,11 @@ class HeardOut:
 
         async def hear_out() -> None:
             while not is_over and heard <= self.max_bytes:
-                await hear()
+                await asyncio.wait_for(hear(), _QUIET_S)
 
         async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start" and not is_over:
+            is_start = message["type"] == "http.response.start"
+            if is_start and not is_over and message["status"] != _TIMED_OUT:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(hear_out(), _PATIENCE_S)
             await send(message)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from anysr.amounts import parse_macs
+from anysr.amounts import parse_macs, parse_whole
 from anysr.cli.models import parse_subnet
 from anysr.imaging import FORMATS, Format
 from anysr.model import SubnetChoice
@@ -24,21 +24,23 @@ class Job:
         enlargement: how large.
         data: its file.
         format: name of the result's format.
-        quality: of JPEG and WebP.
+        quality: as of :class:`anysr.upscaling.FileOptions`.
         budget: multiply-adds, at most; or, with ``budget_is_share``, that share of the full network's.
         budget_is_share: see ``budget``.
         subnet: "auto", "full" or an index.
         wants_original: send the upright original along, as PNG.
+        or_narrowest: where no subnet takes so small a share, take the narrowest and say so, instead of refusing.
     """
 
     enlargement: Enlargement
     data: bytes = b""
     format: str = "PNG"
-    quality: int = 95
+    quality: int | None = None
     budget: float | None = None
     budget_is_share: bool = False
     subnet: SubnetChoice = "auto"
     wants_original: bool = False
+    or_narrowest: bool = False
 
     @property
     def spec(self) -> Format:
@@ -99,6 +101,16 @@ class Refusal:
         return cls(_BUSY, f"{why}; try again", _RETRY_AFTER_S)
 
 
+def single_values(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """A request's parameters by their names; raises ValueError where one is given twice."""
+    query = dict[str, str]()
+    for name, value in pairs:
+        if name in query:
+            raise ValueError(f"{name[:40]!r} is given twice; give each parameter once")
+        query[name] = value
+    return query
+
+
 def parse_job(query: Mapping[str, str]) -> Job:
     """The job that a request's parameters describe, as for ``anysr upscale``; its file is still to come.
 
@@ -112,7 +124,7 @@ def parse_job(query: Mapping[str, str]) -> Job:
     return Job(
         _enlargement(query),
         format=_format_name(query.get("format", "png")),
-        quality=_whole("quality", query.get("quality", "95"), 1, 100),
+        quality=_whole("quality", query["quality"], 1, 100) if "quality" in query else None,
         budget=_budget(query.get("budget"), share),
         budget_is_share=share,
         subnet=parse_subnet(query.get("subnet", "auto")),
@@ -148,6 +160,7 @@ def _format_name(text: str) -> str:
 
 
 def _whole(name: str, text: str, least: int, most: int) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) < 10 and least <= int(text) <= most):
-        raise ValueError(f"{name.replace('_', '-')} must be a whole number from {least} to {most}, got {text!r}")
-    return int(text)
+    value = parse_whole(text)
+    if value is None or not least <= value <= most:
+        raise ValueError(f"{name.replace('_', '-')} must be a whole number from {least} to {most}, got {text[:40]!r}")
+    return value

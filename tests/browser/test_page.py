@@ -236,8 +236,9 @@ def test_with_the_keyboard_alone(visit, photo):
     visit.wait_for_size(328, 217)
     tab_to("#budget input[type=range]")
     keys.press("Home")
-    visit.page.wait_for_selector("[role=alert]")
+    visit.page.wait_for_function("document.querySelector('#cost').innerText.includes('narrowest subnet')")
     keys.press("End")
+    visit.page.wait_for_function("!document.querySelector('#cost').innerText.includes('narrowest')")
     visit.wait_for_size(328, 217)
     tab_to("[part=fitted]")
     keys.press("Enter")
@@ -258,6 +259,26 @@ FOCUSED = """(selector) => {
   while (one.shadowRoot?.activeElement) one = one.shadowRoot.activeElement;
   return one.matches(selector);
 }"""
+
+
+def test_numbers_beyond_the_range_are_brought_back_with_a_word(visit, photo):
+    visit.upload(photo)
+    visit.wait_for_size(320, 212)
+    field = visit.page.locator("#scale input[type=number]")
+    field.press("ControlOrMeta+A")
+    field.press("0")
+    field.press("Enter")
+    visit.page.get_by_text("From 1 to 8: 1 it is.").wait_for()
+    assert field.input_value() == "1"
+    visit.wait_for_size(160, 106)
+    visit.move("scale", "2")
+    visit.wait_for_size(320, 212)
+    assert (field.input_value(), visit.page.get_by_text("it is.").count()) == ("2", 0)
+    budget = visit.page.locator("#budget input[type=number]")
+    budget.fill("900")
+    budget.blur()
+    visit.page.get_by_text("to 100: 100 it is.").wait_for()
+    assert budget.input_value() == "100"
 
 
 def test_what_cannot_be_enlarged_is_told(visit, photo, tmp_path):

@@ -127,9 +127,74 @@ def test_globs_and_formats(upscale, photo, tmp_path):
     code, _, _ = upscale(f"{tmp_path}/x/**/*.png", "--scale", 1, "-o", tmp_path / "out", "--format", "jpeg")
     assert code == 0
     assert files_below(tmp_path / "out") == {"1.jpg", "y/2.jpg"}
+    assert upscale(photo, "--scale", 1, "-o", f"{tmp_path}/folder.png/")[0] == 0
+    assert files_below(tmp_path / "folder.png") == {"photo.png"}
     code, _, err = upscale(f"{tmp_path}/none*.png", "--scale", 1, "-o", tmp_path / "out")
     assert code == 2
     assert "no file is called" in err
+
+
+def test_what_anysr_did_not_make_is_not_replaced(upscale, photo, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a.png", "b.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.open(photo).save(folder / name)
+    out.mkdir()
+    (out / "a.png").write_bytes(b"precious")
+    for scale in ("1.5", "2"):  # b.png is a result, and replaced
+        code, printed, err = upscale(folder, "--scale", scale, "-o", out)
+        assert (code, printed.count("->"), (out / "a.png").read_bytes()) == (1, 1, b"precious")
+        assert "a.png is there and no result that anysr knows of; --overwrite" in err
+    assert upscale(folder, "--scale", "2", "-o", out, "--overwrite")[0] == 0
+    assert size(out / "a.png") == (80, 60)
+    (tmp_path / "one.png").write_bytes(b"old")  # a single file is named by the user
+    assert upscale(photo, "--scale", "1", "-o", tmp_path / "one.png")[0] == 0
+    assert size(tmp_path / "one.png") == (40, 30)
+
+
+def test_no_result_replaces_a_source(upscale, photo, tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for name in (folder / "z.png", out / "sub/z.png"):
+        name.parent.mkdir(parents=True)
+        Image.open(photo).save(name)
+    (tmp_path / "link").symlink_to(out)
+    (folder / "sub").mkdir()
+    (folder / "z.png").rename(folder / "sub/z.png")
+    before = (out / "sub/z.png").read_bytes()
+    for place in (out, tmp_path / "link"):
+        code, _, err = upscale(folder, out / "sub/z.png", "--scale", "2", "-o", place, "--overwrite")
+        assert (code, "would replace an image that is to be enlarged" in err) == (2, True)
+        assert (out / "sub/z.png").read_bytes() == before
+
+
+def test_folders_that_cannot_be_read_are_told(upscale, photo, tmp_path, monkeypatch):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    for name in ("a.png", "shut/b.png", "listed/c.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(photo).save(folder / name)
+    (folder / "broken.png").symlink_to(tmp_path / "nowhere")
+    os.mkfifo(folder / "pipe.png")
+    scan, is_file = os.scandir, Path.is_file
+
+    def refusing_scan(path):
+        if Path(path).name == "shut":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    def refusing_is_file(path):
+        if path.name == "c.png" and path.parent.name == "listed":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return is_file(path)
+
+    monkeypatch.setattr(os, "scandir", refusing_scan)
+    monkeypatch.setattr(Path, "is_file", refusing_is_file)
+    code, printed, err = upscale(folder, "--scale", "1", "-o", out)
+    assert (code, printed.count("->")) == (1, 1)
+    assert f"{folder}/shut: permission denied" in err
+    assert "2 of 3 failed" in err
+    assert "note: 2 images" in err
+    code, _, err = upscale(folder / "shut", "--scale", "1", "-o", out)
+    assert (code, err.count("permission denied")) == (1, 1)
 
 
 def test_images_of_kinds_that_are_not_read_are_counted(upscale, photo, tmp_path):
@@ -163,8 +228,9 @@ def test_one_bad_image_costs_no_other(upscale, photo, tmp_path):
 def test_budgets(upscale, photo, tmp_path, model):
     out = tmp_path / "out.png"
     costs = [anysr.cost(anysr.load(model), (30, 40), 3, i).macs for i in range(3)]
-    code, printed, _ = upscale(photo, "--scale", 3, "-o", out, "--budget", f"{costs[1] / 1e6}M")
+    code, printed, err = upscale(photo, "--scale", 3, "-o", out, "--quality", 80, "--budget", f"{costs[1] / 1e6}M")
     assert code == 0
+    assert "note: --quality is not for PNG" in err
     assert f"subnet 1 (the scale's own is 2), {costs[1] / 1e6:.4g} M multiply-adds" in printed
     out.unlink()
     code, _, err = upscale(photo, "--scale", 3, "-o", out, "--budget", "1M")
@@ -201,6 +267,23 @@ def test_profiles(upscale, photo, tmp_path, model, capsys):
     assert main(["profile", "--model", str(model), *sweep, "-o", str(tmp_path)]) == 2
 
 
+def test_the_model_that_is_read_is_not_replaced(tmp_path, capsys):
+    model = save_network(tmp_path).rename(tmp_path / "subnet1.safetensors")
+    before, link = model.read_bytes(), tmp_path / "link.safetensors"
+    link.hardlink_to(model)
+    for arguments in (
+        ("export", model, "-o", link, "--subnet", "0"),
+        ("export", model, "-o", tmp_path, "--format", "safetensors"),
+        ("export", model, "-o", tmp_path, "--format", "safetensors", "--subnet", "1"),
+        ("profile", "--model", model, "-o", model),
+        ("convert", model, link),
+    ):
+        assert main(list(map(str, arguments))) == 2
+        err = capsys.readouterr().err
+        assert "would replace the model that is read" in err
+        assert model.read_bytes() == link.read_bytes() == before
+
+
 def test_mistakes_are_told_in_one_line(upscale, photo, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "twin").mkdir()
@@ -220,7 +303,13 @@ def test_mistakes_are_told_in_one_line(upscale, photo, tmp_path):
         ((tmp_path / "empty", "--scale", "2", "-o", tmp_path / "o"), 2, "holds no image"),
         ((photo, tmp_path / "twin", "--scale", "2", "-o", tmp_path / "o"), 2, "would both become"),
         ((photo, tmp_path / "twin", "--scale", "2", "-o", out), 2, "give a folder"),
+        ((tmp_path / "twin", "--scale", "2", "-o", out), 2, "twin is a folder; give a folder, or out.png/"),
+        ((photo, "--scale", "2", "-o", "-"), 2, "nothing is written to standard output"),
+        (("-", "--scale", "2", "-o", out), 2, "not from standard input"),
         ((photo, "--scale", "2", "-o", out, "--subnet", "7"), 2, "0 … 2"),
+        ((photo, "--scale", "2", "-o", out, "--subnet", "7" * 5000), 2, "auto, full"),
+        ((photo, "--scale", "2", "-o", out, "--tile", "7" * 5000), 2, "pixels a side"),
+        ((photo, "--size", "7" * 5000 + "x9", "-o", out), 2, "width x height"),
         ((photo, "--scale", "2", "-o", out, "--device", "cuda:77"), 2, "cpu always can"),
         ((photo, "--scale", "2", "-o", out, "--device", "toaster"), 2, "cpu always can"),
         ((photo, "--scale", "2", "-o", out, "--budget", "lots"), 2, "50G"),
@@ -269,7 +358,7 @@ def test_odd_names_and_links(upscale, photo, tmp_path):
     # Links laid in the output folder lead nowhere: neither a folder nor a file is written through them.
     (out / "sub").symlink_to(elsewhere)
     (out / "a..b.png").symlink_to(elsewhere / "victim.png")
-    code, printed, err = upscale(folder, "--scale", 1, "-o", out)
+    code, printed, err = upscale(folder, "--scale", 1, "-o", out, "--overwrite")
     assert code == 1
     assert "1 of 7 failed" in err
     assert "link out of" in err
@@ -329,6 +418,9 @@ def test_info(model, capsys):
     assert "encoder edsr, decoder liif" in printed
     assert "x2.55 and more" in printed
     assert main(["info", str(model), "--lr-size", "64"]) == 2
+    capsys.readouterr()
+    assert main(["info", str(model), "--lr-size", "9" * 5000 + "x2"]) == 2
+    assert "width x height" in capsys.readouterr().err
 
 
 def test_a_network_of_one_factor(upscale, photo, tmp_path, capsys):

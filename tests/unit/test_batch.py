@@ -14,6 +14,7 @@ from PIL import Image
 import jobs.upscale
 from anysr.upscaling import Enlargement, FileOptions, Request
 from pipeline.batch.enlarge import Enlarger, Order
+from pipeline.batch.results import Results
 from pipeline.batch.run import enlarge_all
 from pipeline.batch.units import find_units
 from pipeline.errors import UserError, run_command
@@ -81,6 +82,36 @@ def test_only_what_would_come_out_as_it_is_there_is_not_repeated(photos, tmp_pat
     assert "3 of 3 are there already" in capsys.readouterr().err
 
 
+def test_what_anysr_did_not_make_is_not_replaced(photos, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.png").write_bytes(b"precious")
+    assert run(order(out), photos) == 1
+    assert (out / "a.png").read_bytes() == b"precious"
+    assert "a.png is there and no result that anysr knows of; --overwrite" in capsys.readouterr().err
+    assert run(order(out, overwrite=True), photos) == 0
+    stored = {"foreign.png": {}, "result.png": {"anysr-mark": "of another request"}}
+    monkeypatch.setattr(s3, "metadata", lambda uri: stored.get(uri.key))
+    results = Results(S3Uri("bucket", ""))
+    for key in ("result.png", "none.png"):
+        results.check_replaces_nothing(S3Uri("bucket", key))
+    with pytest.raises(UserError, match=r"foreign.png is there"):
+        results.check_replaces_nothing(S3Uri("bucket", "foreign.png"))
+
+
+def test_folders_that_cannot_be_read_are_failures(photos, tmp_path, monkeypatch):
+    scan = os.scandir
+
+    def refusing(path):
+        if Path(path).name == "deep":
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    units, odd = find_units(photos, tmp_path / "out", None)
+    assert ([unit.name for unit in units], odd) == (["a.png"], {"deep": "permission denied"})
+
+
 def test_a_result_between_its_record_and_itself_is_not_there(photos, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert run(order(out), photos) == 0
@@ -146,7 +177,8 @@ def test_links_in_the_output_folder_lead_nowhere(photos, tmp_path):
         place.mkdir()
     (out / "deep").symlink_to(elsewhere)
     (out / "a.png").symlink_to(elsewhere / "victim.png")
-    assert run(order(out), photos) == 2
+    assert run(order(out), photos) == 3
+    assert run(order(out, overwrite=True), photos) == 2
     assert not list(elsewhere.iterdir())
     (tmp_path / "other").mkdir()
     (tmp_path / "other/.anysr").symlink_to(elsewhere)

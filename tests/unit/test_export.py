@@ -11,6 +11,7 @@ import onnx_ir
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 import anysr
 from anysr.cli import main
@@ -150,6 +151,8 @@ def test_types_of_images(exported):
     assert upscaler.enlarge(colour[..., 0], 2).shape == (16, 18)
     assert upscaler.enlarge(colour[..., :1], 2).shape == (16, 18, 1)
     assert np.array_equal(upscaler.enlarge(colour, np.array([2, 3])), upscaler.enlarge(colour, size=(16, 27)))
+    bytes_of = np.asarray(colour >> 8, np.uint8)
+    assert np.array_equal(upscaler.enlarge(Image.fromarray(bytes_of), 2), upscaler.enlarge(bytes_of, 2))
     assert upscaler.enlarge((colour / 65535).astype(np.float64), 2).dtype == np.float64
 
 
@@ -166,6 +169,10 @@ def test_types_of_images(exported):
         ({"scale": 2, "subnet": 7}, "one of 0, 1"),
         ({"scale": 2, "image": np.zeros((4, 4, 4), np.uint8)}, "alpha"),
         ({"scale": 2, "image": np.zeros((4, 4, 3), np.int32)}, "uint8"),
+        ({"scale": 2, "image": [[1, 2], [3, 4]]}, "uint8"),
+        ({"scale": 2, "image": 255 * np.ones((4, 4, 3))}, r"in \[0, 1\], got 255 … 255"),
+        ({"scale": 2, "image": np.array([[0.5, float("nan")]])}, "in .0, 1., got nan"),
+        ({"scale": 2, "image": np.array([[0.5, -float("inf")]], np.float16)}, "in .0, 1., got -inf"),
     ],
 )
 def test_the_runtime_refuses(exported, arguments, reason):
@@ -176,8 +183,19 @@ def test_the_runtime_refuses(exported, arguments, reason):
 
 def test_the_runtime_refuses_other_files(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(ValueError, match="no export of format 1"):
-        Upscaler(tmp_path)
+    for manifest, reason in (
+        (b"[]", "no export of format 1"),
+        (b'{"format": 1}', "does not describe"),
+        (b'{"format": 1, "subnets": 3}', "does not describe"),
+        (b'{"format": 1, "subnets": []}', "describes no network"),
+        (b'{"format": 1, "subnets": [{"file": "x.onnx", "subnet": 0, "scales": [1]}]}', "does not describe"),
+        (b"\xff\xfe{", "does not describe"),
+        (b"{}", "no export of format 1"),
+    ):
+        (tmp_path / "manifest.json").write_bytes(manifest)
+        with pytest.raises(ValueError, match=reason) as refused:
+            Upscaler(tmp_path)
+        assert type(refused.value) is ValueError
     (tmp_path / "x.onnx").write_bytes(b"junk")
     with pytest.raises(ValueError, match="cannot load"):
         Upscaler(tmp_path / "x.onnx")

@@ -12,9 +12,11 @@ import tifffile
 from PIL import ExifTags, Image, ImageCms
 
 from anysr.imaging import FORMATS, ImageError, Metadata, Picture, encode_image, read_image, upright_size
+from anysr.imaging.jpeg import num_scans
 from anysr.imaging.metadata import parse_exif
 from tests.enlarging import encoded, smooth, srgb_profile
 
+PNG = FORMATS["PNG"]
 TAKEN, WIDTH, HEIGHT = 0x9003, 0xA002, 0xA003
 
 
@@ -136,6 +138,8 @@ def test_palettes():
     assert np.array_equal(transparent.alpha == 0, np.asarray(colours) == 3)
     grey = Image.fromarray(smooth(12, 14, 1)[..., 0]).quantize(16)
     assert read_image(encoded(grey, "PNG")).colour.shape == (12, 14, 1)
+    read = read_image(encoded(grey, "PNG", icc_profile=srgb_profile()))  # which would be lost with one channel
+    assert (read.colour.shape, read.metadata.icc, read.notes) == ((12, 14, 3), srgb_profile(), ())
     assert read_image(encoded(Image.new("1", (5, 4), 1), "PNG")).colour.tolist() == [[[255]] * 5] * 4
 
 
@@ -234,6 +238,107 @@ def test_a_profile_of_another_kind_is_left_out():
     assert read_image(encoded(Image.new("RGB", (4, 4)), "PNG", icc_profile=lab)).metadata.icc is None
 
 
+def of_many_scans(count: int) -> bytes:
+    data = encoded(Image.fromarray(smooth(8, 8, 3)), "JPEG", progressive=True)
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * count + data[-2:]
+
+
+def test_only_scans_of_the_first_picture_are_counted():
+    """Motion photos have a video behind them, in which the bytes of a scan's marker occur by chance."""
+    photo = encoded(Image.fromarray(smooth(8, 8, 3)), "JPEG", progressive=True)
+    video = bytes(1000) + b"\xff\xda" * 600
+    noted = encoded(Image.fromarray(smooth(8, 8, 3)), "JPEG", comment=b"\xff\xd9" + b"\xff\xda" * 600)
+    assert read_image(photo + video).size == (8, 8)
+    assert num_scans(photo + video, 501) == num_scans(photo, 501) == photo.count(b"\xff\xda")
+    assert num_scans(noted, 501) == 1
+    for hidden in (of_many_scans(501), noted[:2] + noted[20:-2] + of_many_scans(501)[2:]):
+        assert num_scans(hidden, 501) == 501
+
+
+PACKET = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"><rdf:'
+    'Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="{}" tiff:ImageWidth="{}"><tiff:'
+    "ImageLength>{}</tiff:ImageLength></rdf:Description></rdf:RDF></x:xmpmeta>"
+)
+
+
+@pytest.mark.parametrize("target", FORMATS)
+@pytest.mark.parametrize("source", FORMATS)
+def test_xmp_is_carried_upright(source, target):
+    picture = Picture(smooth(6, 8, 3), None, Metadata(xmp=PACKET.format(6, 8, 6).encode(), exif=exif_block()))
+    data = encode_image(picture, FORMATS[source])[0]
+    assert PACKET.format(6, 8, 6).encode() in data
+    read = read_image(data)
+    enlarged = replace(read, colour=smooth(12, 16, 3))
+    written, picture = encode_image(enlarged, FORMATS[target])
+    assert PACKET.format(1, 16, 12).encode() in written
+    assert picture.notes == ()
+    with Image.open(io.BytesIO(written)) as image:
+        assert image.info["xmp"] == PACKET.format(1, 16, 12).encode()
+    assert parse_exif(read_image(written).metadata.exif)[ExifTags.Base.Model] == "camera"
+
+
+def test_xmp_behind_the_pixels_of_a_png():
+    data = encode_image(Picture(smooth(6, 8, 3), None, Metadata(exif=exif_block())), PNG)[0]
+    xmp = with_chunk(bytes(33), b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0<x/>")[33:]
+    assert read_image(data[:-12] + xmp + data[-12:]).metadata.xmp == b"<x/>"
+
+
+def test_xmp_that_tells_of_more_than_the_photo_is_left_out():
+    image = Image.fromarray(smooth(6, 8, 3))
+    read = read_image(encoded(image, "JPEG", xmp=b'<x GCamera:MotionPhoto="1"/>'))
+    assert read.metadata.xmp is None
+    assert "XMP" in read.notes[0]
+    written = encode_image(Picture(smooth(6, 8, 3), None, Metadata(xmp=b"<x>" + bytes(70_000))), FORMATS["JPEG"])[1]
+    assert "XMP" in written.notes[0]
+
+
+@pytest.mark.parametrize("peak", [255, 65_535])
+def test_what_a_png_says_of_its_colours(peak):
+    linear = ((b"gAMA", (100_000).to_bytes(4, "big")),)
+    text = ((b"tEXt", b"Author\0me"),)
+    data, written = encode_image(Picture(smooth(4, 5, 3, peak), None, Metadata(colours=linear, texts=text)), PNG)
+    with Image.open(io.BytesIO(data)) as image:
+        assert (image.info["gamma"], image.text) == (1.0, {"Author": "me"})
+    read = read_image(data)
+    assert (read.metadata.colours, read.metadata.texts, written.notes) == (linear, text, ())
+    assert encode_image(read, PNG)[0] == data
+    notes = [note for note in encode_image(read, FORMATS["JPEG"])[1].notes if "16 bits" not in note]
+    assert ["gamma" in notes[1], "texts" in notes[0], len(notes)] == [True, True, 2]
+    # Nothing is lost of what says what is taken for granted, or less than a profile.
+    usual = ((b"gAMA", (45_455).to_bytes(4, "big")),)
+    for metadata in (Metadata(colours=usual), Metadata(srgb_profile(), colours=linear)):
+        assert encode_image(Picture(smooth(4, 5, 3), None, metadata), FORMATS["JPEG"])[1].notes == ()
+
+
+def test_comments():
+    read = read_image(encoded(Image.fromarray(smooth(4, 5, 3)), "JPEG", comment=b"by me"))
+    assert read_image(encode_image(read, FORMATS["JPEG"])[0]).metadata.comment == b"by me"
+    assert encode_image(read, PNG)[1].notes == ("its comment was left out: PNG holds none",)
+
+
+def test_transparency_that_hides_nothing_is_no_loss():
+    colour, alpha = smooth(4, 5, 3), np.full((4, 5), 255, np.uint8)
+    assert encode_image(Picture(colour, alpha), FORMATS["JPEG"])[1].notes == ()
+    alpha[1, 2] = 254
+    assert "transparency" in encode_image(Picture(colour, alpha), FORMATS["JPEG"])[1].notes[0]
+
+
+def test_a_lossless_webp_stays_one():
+    colour = smooth(13, 17, 3)
+    for options, lossless in (
+        ({"lossless": True}, True),
+        ({"lossless": True, "exif": exif_block()}, True),
+        ({}, False),
+    ):
+        read = read_image(encoded(Image.fromarray(colour), "WEBP", **options))
+        assert read.is_lossless == lossless
+        again = read_image(encode_image(read, FORMATS["WEBP"])[0])
+        assert (again.is_lossless, np.array_equal(again.colour, read.colour)) == (lossless, lossless)
+        assert not read_image(encode_image(read, FORMATS["WEBP"], 95)[0]).is_lossless
+
+
 @pytest.mark.parametrize(
     ("data", "reason"),
     [
@@ -251,7 +356,7 @@ def test_a_profile_of_another_kind_is_left_out():
         (encoded(Image.new("RGB", (4, 4)), "WEBP", save_all=True, append_images=[Image.new("RGB", (4, 4), "red")]),
          "animated WEBP"),
         (encoded(Image.new("RGB", (4, 4)), "TIFF", save_all=True, append_images=[Image.new("RGB", (4, 4))]), "several"),
-        (encoded(Image.new("RGB", (8, 8)), "JPEG") + b"\xff\xda" * 501, "scans"),
+        (of_many_scans(501), "scans"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )  # fmt: skip

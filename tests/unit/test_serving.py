@@ -18,6 +18,7 @@ import anysr
 from anysr.imaging import FORMATS
 from anysr.upscaling import Enlargement, Limits, Request, Upscaler, enlarge_file
 from pipeline.errors import UserError
+from pipeline.serving import hearing
 from pipeline.serving.access import sha256_of_text
 from pipeline.serving.application import Settings, build_application
 from pipeline.serving.enlarge import answer
@@ -25,7 +26,7 @@ from pipeline.serving.hearing import HeardOut
 from pipeline.serving.limits import Gate, ServiceLimits
 from pipeline.serving.page.facts import facts_of
 from pipeline.serving.page.shelf import Shelf
-from pipeline.serving.requests import Answer, Job, Refusal, parse_job
+from pipeline.serving.requests import Answer, Job, Refusal, parse_job, single_values
 from pipeline.serving.run import required_token
 from pipeline.serving.service import Service
 from pipeline.serving.worker import Worker
@@ -81,12 +82,20 @@ def test_parameters_are_those_of_the_command_line(query, expected):
         {}, {"scale": "2", "size": "4x4"}, {"scale": "x"}, {"scale": "0.5"}, {"scale": "nan"}, {"size": "4"},
         {"width": "-1"}, {"width": "٣"}, {"height": "1" * 5000}, {"scale": "2", "budget": "0%"},
         {"scale": "2", "budget": "x%"}, {"scale": "2", "budget": "-1G"}, {"scale": "2", "subnet": "-1"},
+        {"scale": "2", "subnet": "1" * 5000}, {"size": "1" * 5000 + "x2"},
         {"scale": "2", "format": "bmp"}, {"scale": "2", "quality": "101"}, {"scale": "2", "scal": "3"},
     ],
 )  # fmt: skip
 def test_other_parameters_are_refused_in_one_line(query):
-    with pytest.raises(ValueError, match=r"^[^\n]+$"):
+    with pytest.raises(ValueError, match=r"^[^\n]+$") as refused:
         parse_job(query)
+    assert "4300 digits" not in str(refused.value)
+
+
+def test_a_parameter_is_given_once():
+    assert single_values([("scale", "2"), ("quality", "90")]) == {"scale": "2", "quality": "90"}
+    with pytest.raises(ValueError, match=r"^'scale' is given twice"):
+        single_values([("scale", "2"), ("quality", "90"), ("scale", "3")])
 
 
 @pytest.mark.parametrize("wrong", [{"seconds": 0}, {"megabytes": float("nan")}, {"waiting": -1}, {"megapixels_in": -1}])
@@ -109,7 +118,7 @@ def test_bytes_are_those_of_the_library(client, upscaler):
         assert got.headers["anysr-subnet"] == str(result.plan.subnet.index)
 
 
-def test_a_share_of_the_full_network_is_kept_or_refused_with_the_least(client):
+def test_a_share_of_the_full_network_is_kept_or_refused_with_the_least(client, upscaler):
     costs = [anysr.cost(bilinear_network(), (12, 16), 3, subnet).macs for subnet in range(3)]
     for share, subnet in ((100, 2), (100 * costs[1] / costs[2] + 1, 1), (100 * costs[0] / costs[2] + 1, 0)):
         got = post(client, f"scale=3&budget={share}%25", picture())
@@ -119,12 +128,18 @@ def test_a_share_of_the_full_network_is_kept_or_refused_with_the_least(client):
     assert refused.status_code == 422
     least = int(refused.json()["error"].split(" %")[0].split()[-1])
     assert post(client, f"scale=3&budget={least}%25", picture()).status_code == 200
+    # The page says so instead.
+    small = Job(Enlargement((3, 3)), picture(), budget=0.01, budget_is_share=True, or_narrowest=True)
+    told = answer(upscaler, LIMITS, small)
+    assert (told.subnet, told.macs) == (0, costs[0])
+    assert told.notes == ("1 % is less than the narrowest subnet takes here: it ran",)
 
 
 @pytest.mark.parametrize(
     ("query", "data", "status", "reason"),
     [
         ("scale=2", b"no image at all", 415, "not an image"),
+        ("scale=2&scale=3", picture(), 422, "'scale' is given twice"),
         ("scale=2", b"", 415, "empty"),
         ("scale=2", picture()[:-40], 422, "cut short"),
         ("scale=2", picture(101, 100), 413, "100 x 101 pixels, 0.0101 megapixels; at most 0.01"),
@@ -146,6 +161,23 @@ def test_refusals_have_a_status_and_one_line(client, query, data, status, reason
 def test_a_body_without_its_length_or_in_a_form_is_refused(client):
     assert post(client, "scale=2", iter([picture()])).status_code == 411
     assert post(client, "scale=2", b"", **{"Content-Type": "multipart/form-data; boundary=x"}).status_code == 415
+
+
+def test_other_methods_and_paths_are_told_where_to_go(client):
+    known = {"Authorization": f"Bearer {TOKEN}"}
+    for method in ("GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"):
+        for path in ("/upscale", "/upscale/?scale=2"):
+            got = client.request(method, path, headers=known)
+            assert (got.status_code, got.headers["allow"]) == (405, "POST")
+            assert method == "HEAD" or "POST" in got.json()["error"]
+    sent = client.post("/upscale/?scale=2", content=picture(), headers=known)
+    assert (sent.status_code, sent.headers["anysr-size"]) == (200, "32x24")
+    assert client.post("/upscale?scale=2", headers=known).status_code == 415  # nothing at all
+    for method, path, status in (("GET", "/nosuch", 404), ("PUT", "/up/scale", 404), ("DELETE", "/config", 405)):
+        got = client.request(method, path, headers=known)
+        assert (got.status_code, [*got.json()]) == (status, ["error"])
+        assert "POST /upscale" in got.json()["error"]
+    assert client.get("/gradio_api/nosuch", headers=known).json() == {"detail": "Not Found"}
 
 
 def test_nothing_is_served_without_the_token(client):
@@ -312,3 +344,23 @@ def test_a_refusal_waits_for_the_end_of_a_body_within_reason(chunks, taken):
 
     asyncio.run(HeardOut(refuse, 400)({"type": "http", "method": "POST"}, receive, send))
     assert events == ["chunk"] * taken + ["http.response.start", "http.response.body"]
+
+
+@pytest.mark.parametrize(("status", "waits_s"), [(503, 0.1), (504, 0.0)])
+def test_who_falls_silent_is_not_waited_for(status, waits_s, monkeypatch):
+    monkeypatch.setattr(hearing, "_QUIET_S", 0.1)
+    sent = []
+
+    async def refuse(scope, receive, send):
+        await send({"type": "http.response.start", "status": status, "headers": []})
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    async def send(message):
+        sent.append(message["status"])
+
+    started = time.monotonic()
+    asyncio.run(HeardOut(refuse, 400)({"type": "http", "method": "POST"}, receive, send))
+    assert sent == [status]
+    assert waits_s <= time.monotonic() - started < waits_s + 2

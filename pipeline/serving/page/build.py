@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,7 +21,7 @@ from pipeline.serving.requests import Answer, Job, Refusal
 from pipeline.serving.service import Service
 
 _HERE = Path(__file__).parent
-_SCRIPTS = ("before_after.js", "upload_by_enter.js")
+_SCRIPTS = ("before_after.js", "number_in_range.js", "upload_by_enter.js")
 _SCALES, _FIRST_SCALE = (1.0, 8.0), 2.0
 _SWEEP_S = 60
 # Moving a slider fires many changes: wait for the hand to rest. Gradio loses changes that come meanwhile, therefore the
@@ -116,7 +117,8 @@ def _handler(service: Service, shelf: Shelf) -> Callable[..., Awaitable[tuple[st
 
         async def job() -> Job:
             enlargement = Enlargement(scale=(scale, scale))
-            return Job(enlargement, file.read_bytes(), budget=budget / 100, budget_is_share=True, wants_original=True)
+            wanted = Job(enlargement, file.read_bytes(), budget=budget / 100, budget_is_share=True)
+            return replace(wanted, wants_original=True, or_narrowest=True)
 
         answer = await service.run(job)
         if isinstance(answer, Refusal):
