@@ -15,7 +15,7 @@ Shape = tuple[int, ...]
 
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Of each kind of fault in a message.
-_MOST_LISTED = 20
+_MOST_LISTED = 200
 # Parts that are built in a moment, however few tensors there are; the comparison then lists what is missing.
 _FEW_PARTS = 500
 
