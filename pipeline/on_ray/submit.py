@@ -124,7 +124,7 @@ def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, st
         if not own:
             raise UserError(
                 "MLFLOW_TRACKING_URI holds a password, and Ray would write it down with the job; set it on the "
-                "cluster's nodes, and here without the password"
+                "cluster's nodes, and unset it here"
             )
         del forwarded["MLFLOW_TRACKING_URI"]  # a cluster started here has it already
     forwarded |= {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": _STOP_S, COMMIT_VARIABLE: git_commit()}

@@ -14,7 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from pipeline.errors import UserError, one_line
-from pipeline.tracking.mlflow_run import local_database, without_password
+from pipeline.tracking.mlflow_run import local_database, with_password, without_password
 from pipeline.train.state import MODEL_FILE
 
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -43,14 +43,14 @@ class Registry:
     """One registered model at one tracking server.
 
     Attributes:
-        uri: the server or database.
+        uri: the server or database, without a password.
         name: of the registered model.
         client: MLflow's own, for what this class lacks.
     """
 
     def __init__(self, uri: str, name: str) -> None:
         self.uri, self.name = uri, name
-        self.client = MlflowClient(uri)
+        self.client = MlflowClient(with_password(uri))
 
     def versions(self) -> list[Version]:
         """All versions, the oldest first."""
@@ -94,7 +94,9 @@ class Registry:
         with self._answering():
             source = self.client.get_model_version_download_uri(self.name, str(version.number))
             file = f"{source}/artifacts/{MODEL_FILE}"
-            return Path(mlflow.artifacts.download_artifacts(file, dst_path=str(folder), tracking_uri=self.uri))
+            return Path(
+                mlflow.artifacts.download_artifacts(file, dst_path=str(folder), tracking_uri=with_password(self.uri))
+            )
 
     def _aliases(self) -> dict[str, str]:
         # MLflow shows aliases on the registered model alone.

@@ -20,7 +20,7 @@ class SinkSpec:
     """How a worker on any node reaches the metrics' sink.
 
     Attributes:
-        target: MLflow tracking URI, or a file's path.
+        target: MLflow tracking URI, without a password, or a file's path.
         run_id: the MLflow run; None for a file.
     """
 
