@@ -14,7 +14,7 @@ from pipeline.on_ray.submit import in_ray_job
 from pipeline.run import placed
 from pipeline.run_folder import RunFolder
 from pipeline.search.outputs import write_outputs
-from pipeline.search.search import Search
+from pipeline.search.search import OF_THE_NODE, Search
 from pipeline.search.space import Space
 from pipeline.tracking.tracker import Tracker, open_tracker
 from pipeline.train.loop import open_photos
@@ -99,6 +99,8 @@ def _keep_description(folder: RunFolder, space: Space) -> None:
         kept = [{**one, "search": {k: v for k, v in one["search"].items() if k not in _FREE}} for one in (old, now)]
         for one in kept:
             one["base"] = {key: value for key, value in one["base"].items() if key not in ("run", "ray", "tracking")}
+            data = one["base"].get("data", {}).items()
+            one["base"]["data"] = {key: value for key, value in data if key not in OF_THE_NODE}
         if changes := changed_keys(kept[0], kept[1]):
             raise UserError(
                 f"the search in {folder.place} has another space ({'; '.join(changes)}); choose a new run.name"

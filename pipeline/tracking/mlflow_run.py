@@ -126,14 +126,22 @@ class MlflowRun:
         return f"models:/{name}/{version}, alias models:/{name}@latest"
 
     def attach(self, files: list[Path]) -> None:
-        for file in files:
-            self._client.log_artifact(self.run_id, str(file))
+        try:
+            for file in files:
+                self._client.log_artifact(self.run_id, str(file))
+        except Exception as error:  # MLflow's stores raise kinds of their own
+            raise UserError(
+                f"MLflow does not take the files of run {self.run_id} ({one_line(error)[:200]}); start the server, and "
+                "give the same command with the same run.name: nothing is run twice"
+            ) from None
 
-    def end(self, status: str) -> None:
+    def end(self, status: str) -> bool:
         try:
             self._client.set_terminated(self.run_id, status)
-        except MlflowException as error:
-            print(f"warning: could not mark the MLflow run as {status}: {one_line(error)[:200]}")
+        except Exception as error:  # MLflow's stores raise kinds of their own
+            print(f"warning: could not mark the MLflow run as {status}: {one_line(error)[:200]}", flush=True)
+            return False
+        return True
 
     def system_metrics(self) -> AbstractContextManager[None]:
         started_ms = int(self._client.get_run(self.run_id).info.start_time)
