@@ -103,9 +103,10 @@ def test_pods_are_valid_too():
         assert memory["medium"] == "Memory"
 
 
-def test_cluster_launcher():
+def test_cluster_launcher(monkeypatch):
     from botocore.session import get_session
     from botocore.validate import validate_parameters
+    from ray.autoscaler._private.aws import config as aws
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = yaml.safe_load(filled((INFRA / "aws/cluster.yaml").read_text()))
@@ -115,6 +116,11 @@ def test_cluster_launcher():
     shape = get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
     for node in config["available_node_types"].values():
         validate_parameters({"MinCount": 1, "MaxCount": 1, **node["node_config"]}, shape)
+    # A group that Ray makes, or a rule that it adds, would let SSH in from everywhere; it leaves groups of others alone.
+    with monkeypatch.context() as patched:
+        patched.setattr(aws, "_upsert_security_groups", lambda *_: pytest.fail("Ray makes a security group"))
+        aws._configure_security_group(config)
+    assert "security_group" not in config["provider"]
     for start in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
         assert "RAY_AUTH_MODE=token" in start[-1]
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
@@ -156,6 +162,15 @@ def test_compose():
     jsonschema.validate(document, schema)
     assert all(port.startswith("127.0.0.1:") for port in document["services"]["mlflow"]["ports"])
     assert "ports" not in document["services"]["postgres"]
+
+
+def test_the_secrets_of_compose_are_neither_committed_nor_sent_with_a_job():
+    """Where its own instructions make them, below the repository's root."""
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    (document,) = documents("mlflow/compose.yaml")
+    secrets = [ROOT / one["file"] for one in document["secrets"].values()]
+    assert any(excludes(secrets[0]) for excludes in get_excludes_from_ignore_files(ROOT, include_gitignore=True))
 
 
 @pytest.mark.parametrize("file", ["image/Dockerfile", "mlflow/Dockerfile"])
