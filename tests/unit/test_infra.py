@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -116,7 +118,7 @@ def test_cluster_launcher(monkeypatch):
     shape = get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
     for node in config["available_node_types"].values():
         validate_parameters({"MinCount": 1, "MaxCount": 1, **node["node_config"]}, shape)
-    # A group that Ray makes, or a rule that it adds, would let SSH in from everywhere; it leaves groups of others alone.
+    # To a group of its own making Ray lets SSH in from everywhere; it leaves those of others alone.
     with monkeypatch.context() as patched:
         patched.setattr(aws, "_upsert_security_groups", lambda *_: pytest.fail("Ray makes a security group"))
         aws._configure_security_group(config)
@@ -195,6 +197,67 @@ def test_container_files(file):
 def test_scripts(script):
     subprocess.run(["bash", "-n", str(INFRA / script)], check=True)
     assert (INFRA / script).stat().st_mode & 0o111
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Programs that do nothing but write down their command lines, and a short folder."""
+    body = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$LOG"
+case $0 in *initdb) mkdir -p "${1#--pgdata=}" ;; *postgres) exec sleep 60 ;; esac
+"""
+    for name in ("initdb", "postgres", "pg_isready", "createdb", "mlflow", "python"):
+        (tmp_path / name).write_text(body.replace("$LOG", str(tmp_path / "log")))
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name, value in {"PG_BIN": str(tmp_path), "MLFLOW": str(tmp_path / "mlflow"), "PG_USER": "root"}.items():
+        monkeypatch.setenv(name, value)
+    with tempfile.TemporaryDirectory() as short:
+        monkeypatch.chdir(short)
+        yield tmp_path / "log"
+
+
+def served(folder: str, artifacts: str) -> str:
+    command = [str(INFRA / "mlflow/serve_here.sh"), folder, artifacts]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60).stderr
+
+
+def test_mlflow_here_takes_relative_folders(programs):
+    served("server", "artifacts")
+    assert f"--artifacts-destination={Path.cwd()}/artifacts" in programs.read_text()
+
+
+def test_mlflow_here_says_which_folders_cannot_be(programs, monkeypatch):
+    assert "more than the 107 bytes" in served("x" * 90, "artifacts")
+    if os.getuid() == 0:
+        monkeypatch.setenv("PG_USER", "nobody")
+        assert "error: the user 'nobody'" in served("server", "artifacts")
+        assert not programs.exists()
+
+
+def test_the_database_is_upgraded_without_its_password_on_a_command_line(programs, tmp_path, monkeypatch):
+    (tmp_path / "password").write_text("hunter2")
+    for name, value in {
+        "PGPASSWORD_FILE": str(tmp_path / "password"),
+        "ARTIFACTS": "x",
+        "MLFLOW_UPGRADE": "yes",
+    }.items():
+        monkeypatch.setenv(name, value)
+    subprocess.run([str(INFRA / "mlflow/entrypoint.sh")], check=True, timeout=60)
+    upgrade, serve = programs.read_text().splitlines()
+    assert "mlflow.db import upgrade" in upgrade
+    assert serve.startswith("mlflow server")
+    assert "hunter2" not in upgrade + serve
+
+
+def test_mlflow_answers_to_the_names_that_clusters_have_for_it():
+    (compose,), kubernetes = documents("mlflow/compose.yaml"), documents("mlflow/kubernetes.yaml")
+    (pod,) = [one["spec"]["template"]["spec"] for one in kubernetes if one["kind"] == "Deployment"]
+    (hosts,) = [one["value"] for one in pod["containers"][0]["env"] if one["name"] == "MLFLOW_ALLOWED_HOSTS"]
+    allowed = compose["services"]["mlflow"]["environment"]["MLFLOW_ALLOWED_HOSTS"]
+    for file, names in {"aws/cluster.yaml": allowed, "kuberay/raycluster.yaml": hosts}.items():
+        (host,) = re.findall(r"(?:MLFLOW_TRACKING_URI\W.*)http://([\w.:]+)", (INFRA / file).read_text())
+        assert host in re.split(r"[-,}]", names)
 
 
 _SECRET = re.compile(r"AKIA[0-9A-Z]{16}|-----BEGIN|(?i:password|secret|token)\w*\s*[:=]\s*[\"']?[A-Za-z0-9+]{16,}")
