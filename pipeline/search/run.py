@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import time
 from collections.abc import Callable
 
@@ -62,10 +63,8 @@ def _run(space: Space, config: TrainingConfig, folder: RunFolder, execute: Execu
         folder.send(*files)
         tracker.attach([folder.local / _SPACE_FILE, *files])
         print(f"written: {', '.join(map(folder.shown, files))}")
-        print(
-            f"train the best: python jobs/train.py --local --config {folder.shown(folder.local / 'best.yaml')}",
-            flush=True,
-        )
+        best = shlex.quote(folder.shown(folder.local / "best.yaml"))
+        print(f"train the best: python jobs/train.py --local --config {best}", flush=True)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"

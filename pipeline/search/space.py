@@ -17,7 +17,6 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from anysr.config import check_keys
@@ -34,6 +33,7 @@ from pipeline.errors import UserError
 from pipeline.search.choices import Variable, parse_variable
 from pipeline.search.partition import GROUP_KEYS, WEIGHT_KEYS, group_weights, scale_groups
 from pipeline.search.settings import SearchSettings, parse_settings
+from pipeline.storage.places import Place
 
 Values = Mapping[str, Any]
 
@@ -135,7 +135,7 @@ class Space:
         return not has_choices or any(_rule_of(key) == rule for key in chosen)
 
 
-def load_space(space: Path, config: Path | None, overrides: Sequence[str] = ()) -> Space:
+def load_space(space: Place, config: Place | None, overrides: Sequence[str] = ()) -> Space:
     """Read a space file over a training configuration, apply ``key.sub=value`` overrides, and check its corners.
 
     Raises:
