@@ -9,6 +9,7 @@ import anysr
 from anysr.cost import cost, mean_macs
 from pipeline.config import load_config
 from pipeline.errors import UserError
+from pipeline.run import run_training
 from pipeline.run_folder import RunFolder
 from pipeline.search import search as search_module
 from pipeline.search.ablation import ablation_rows
@@ -121,6 +122,9 @@ class TestSpace:
             ("model.subnets.groups={choose: [2, 40]}", "model.subnets.groups=40"),
             ("model.subnets.decoder_width={between: [0.5, 1.0]}", "widths must grow"),
             ("model.subnets.edges=[1, 2]", "2 groups need 1"),
+            ("train.seed={choose: [2020-01-01, 8]}", "train.seed: Object of type date"),
+            ("search.sampler=grid", "needs steps"),
+            (f"run.name={'n' * 97}", "too long for a search"),
             ("train.batch_size={choose: [4, 7.5]}", "train.batch_size=7.5"),
         ],
     )
@@ -365,6 +369,25 @@ def test_another_space_is_refused_and_more_trials_are_welcome(tiny):
     more = Machine()
     run_search(tiny("search.trials=7", "data.cache_gb=5", "ray.num_workers=2"), more)
     assert [number for number, _ in more.ran] == [6]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_description_is_named(tiny, tmp_path, content):
+    (tmp_path / "runs/s").mkdir(parents=True)
+    (tmp_path / "runs/s/space.json").write_text(content)
+    with pytest.raises(UserError, match=r"runs/s/space\.json is damaged"):
+        run_search(tiny(), Machine())
+
+
+def test_a_search_and_a_training_run_share_no_folder(tiny, tmp_path):
+    searched, trained = tmp_path / "runs/s", tmp_path / "runs/t"
+    for folder, mark in ((searched, "space.json"), (trained, "config.yaml")):
+        folder.mkdir(parents=True)
+        (folder / mark).write_text("{}")
+    with pytest.raises(UserError, match="runs/t is the folder of a training run"):
+        run_search(tiny("run.name=t"), Machine())
+    with pytest.raises(UserError, match="runs/s is the folder of a search"):
+        run_training(tiny().reference(), pytest.fail)
 
 
 def test_failed_trials_are_tried_again(tiny, tmp_path):
