@@ -29,6 +29,7 @@ def connected(monkeypatch):
         made.search_runs.return_value = []
         made.create_run.return_value.info.run_id = "abc"
         made.get_registered_model.return_value = MagicMock(aliases={}, tags={})
+        made.search_model_versions.return_value = [MagicMock(version=1, creation_timestamp=0, run_id=None, tags={})]
         return made
 
     for place in ("mlflow.MlflowClient", "pipeline.tracking.mlflow_run.MlflowClient"):
