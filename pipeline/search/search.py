@@ -137,9 +137,11 @@ class Search:
         try:
             tracker = self._open_trial(config)
         except UserError as error:
-            if self._opening.lengthen() > _PATIENCE_S:
+            failing_s = self._opening.lengthen()
+            if failing_s > _PATIENCE_S:
                 raise
-            print(f"no trial can start now, trying for {_PATIENCE_S:g} s: {error}", flush=True)
+            if not failing_s:
+                print(f"no trial can start now; trying again for {_PATIENCE_S:g} s: {error}", flush=True)
             raise NotNowError from None
         self._opening.end()
         return tracker
