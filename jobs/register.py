@@ -35,7 +35,8 @@ def main() -> int:
     args = _parser().parse_args()
     registry = open_registry(args.name, args.tracking_uri)
     commands = {"list": _list, "compare": _compare, "promote": _promote, "rollback": _roll_back, "export": _export}
-    commands[args.command](registry, args)
+    with registry.answering():
+        commands[args.command](registry, args)
     return 0
 
 

@@ -21,13 +21,14 @@ from pipeline.config import load_config
 from pipeline.errors import run_command
 from pipeline.on_ray.cluster import LocalCluster
 from pipeline.on_ray.submit import REMOTE, REMOTE_HELP, exit_on_signals, follow_job, is_this_machine, local_paths
+from pipeline.storage.places import parse_place
 
 
 def main() -> int:
     """Check the configuration, then submit it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="overrides the configuration")
-    parser.add_argument("--config", type=Path, help="YAML file")
+    parser.add_argument("--config", type=parse_place, help="YAML file or s3://bucket/key")
     parser.add_argument(REMOTE, action="store_true", help=REMOTE_HELP)
     args = parser.parse_args()
     config, files = load_config(args.config, args.overrides), {"--config": args.config}

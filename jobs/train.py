@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from pipeline.config import json_schema, load_config
 from pipeline.errors import run_command
 from pipeline.run import run_training
+from pipeline.storage.places import parse_place
 
 
 def main() -> int:
@@ -26,7 +27,9 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="overrides the configuration")
-    parser.add_argument("--config", type=Path, help="YAML file; what it leaves out keeps its default")
+    parser.add_argument(
+        "--config", type=parse_place, help="YAML file or s3://bucket/key; what it leaves out keeps its default"
+    )
     parser.add_argument("--local", action="store_true", help="train in this process, without Ray")
     parser.add_argument("--schema", action="store_true", help="print the configuration's JSON schema and exit")
     parser.add_argument("--show", action="store_true", help="print the resolved configuration and exit")

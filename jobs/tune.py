@@ -32,6 +32,7 @@ from pipeline.on_ray.submit import (
 )
 from pipeline.search.run import run_search
 from pipeline.search.space import load_space
+from pipeline.storage.places import parse_place
 
 
 def main() -> int:
@@ -40,8 +41,12 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="overrides the space's file")
-    parser.add_argument("--config", type=Path, help="the training configuration that the space lies over, a YAML file")
-    parser.add_argument("--space", type=Path, required=True, help="YAML file")
+    parser.add_argument(
+        "--config",
+        type=parse_place,
+        help="the training configuration that the space lies over, a YAML file or s3://bucket/key",
+    )
+    parser.add_argument("--space", type=parse_place, required=True, help="YAML file or s3://bucket/key")
     parser.add_argument(REMOTE, action="store_true", help=REMOTE_HELP)
     parser.add_argument("--check", action="store_true", help="check the space, print its choices and exit")
     args = parser.parse_args()

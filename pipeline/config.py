@@ -32,7 +32,8 @@ from pipeline.errors import UserError, one_line
 from pipeline.evaluation.protocols import protocol_for
 from pipeline.evaluation.scales import Scale
 from pipeline.network_kinds import network_classes, with_kinds
-from pipeline.storage.places import S3Uri, parse_place
+from pipeline.storage.places import Place, S3Uri, parse_place
+from pipeline.storage.transfer import read_text
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -384,7 +385,7 @@ class TrainingConfig(Section):
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
 
-def load_config(path: Path | None, overrides: Sequence[str] = ()) -> TrainingConfig:
+def load_config(path: Place | None, overrides: Sequence[str] = ()) -> TrainingConfig:
     """Read a YAML file (None is all defaults), apply ``key.sub=value`` overrides and validate.
 
     Raises:
@@ -439,10 +440,13 @@ def with_named_model(values: dict[str, Any]) -> dict[str, Any]:
         raise UserError(str(error)) from None
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The sections of a YAML file; those left empty are left out."""
+def read_yaml(path: Place) -> dict[str, Any]:
+    """The sections of a YAML file, here or on S3; those left empty are left out."""
     try:
-        values = yaml.load(path.read_text(), _UniqueKeys)
+        text = path.read_text() if isinstance(path, Path) else read_text(path)
+        if text is None:
+            raise UserError(f"cannot read the configuration {path}: no such file")
+        values = yaml.load(text, _UniqueKeys)
     except OSError as error:
         raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

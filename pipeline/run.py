@@ -24,7 +24,7 @@ from pipeline.errors import FatalError, UserError
 from pipeline.files import held
 from pipeline.on_ray.submit import in_ray_job
 from pipeline.report import SCORES_FILE, print_table, write_pictures, write_scores
-from pipeline.run_folder import RunFolder
+from pipeline.run_folder import CONFIG_FILE, RunFolder
 from pipeline.storage.places import S3Uri, parse_place
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.tracking.tracker import SinkSpec, Tracker, open_tracker
@@ -50,7 +50,6 @@ class Fitted:
 Fit = Callable[[TrainingConfig, SinkSpec], Fitted]
 
 _INTERRUPTED = 130
-_CONFIG_FILE = "config.yaml"
 
 
 def run_training(config: TrainingConfig, fit: Fit) -> int:
@@ -66,7 +65,8 @@ def run_training(config: TrainingConfig, fit: Fit) -> int:
 
 
 def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, fit: Fit) -> int:
-    recorded = _read(folder, _CONFIG_FILE, yaml.safe_load)
+    folder.keep_to("training run")
+    recorded = _read(folder, CONFIG_FILE, yaml.safe_load)
     if recorded is not None:
         check_unchanged(recorded, config)
     if _finished(config, folder):
@@ -79,12 +79,12 @@ def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap]
 @contextmanager
 def _recorded(config: TrainingConfig, before: dict[str, Any] | None, folder: RunFolder) -> Iterator[None]:
     """Record the configuration; where it cannot be gone on with, put back the one before."""
-    folder.write(_CONFIG_FILE, config.to_yaml())
+    folder.write(CONFIG_FILE, config.to_yaml())
     try:
         yield
     except FatalError:
         if before is not None:
-            folder.write(_CONFIG_FILE, yaml.safe_dump(before, sort_keys=False))
+            folder.write(CONFIG_FILE, yaml.safe_dump(before, sort_keys=False))
         raise
 
 
@@ -212,9 +212,9 @@ def _publish(
     pictures = write_pictures(folder.local, model, _Cropped(photos[1], validation.crop_px), scores, validation, shown)
     with TemporaryDirectory() as temporary:
         scores_file = write_scores(Path(temporary), scores, validation, fitted.outcome.step)
-        attached = [folder.local / _CONFIG_FILE, model_file, scores_file, *pictures]
+        attached = [folder.local / CONFIG_FILE, model_file, scores_file, *pictures]
         facts = VersionFacts(
-            photos[0].fingerprint, photos[1].fingerprint, _CONFIG_FILE, SCORES_FILE,
+            photos[0].fingerprint, photos[1].fingerprint, CONFIG_FILE, SCORES_FILE,
             {score.scale: score.own for score in scores}, in_words(validation),
         )  # fmt: skip
         registered = tracker.publish(model_file, fitted.checkpoint, attached, facts)

@@ -15,6 +15,10 @@ from pipeline.storage.cache import cache_root
 from pipeline.storage.places import S3Uri, parse_place
 from pipeline.storage.transfer import read_text, upload
 
+# What each kind of work leaves first in its folder.
+CONFIG_FILE, SPACE_FILE = "config.yaml", "space.json"
+_MARKS = {"training run": CONFIG_FILE, "search": SPACE_FILE}
+
 
 class RunFolder:
     """Where a run's results go.
@@ -57,6 +61,16 @@ class RunFolder:
                 f"run.storage {self.local} has {free / 1e6:.0f} MB free, but the checkpoints need "
                 f"{needed_bytes / 1e6:.0f} MB; free some space, lower ray.keep_checkpoints, or {mend}"
             )
+
+    def keep_to(self, kind: str) -> None:
+        """Refuse a folder of another kind of work: its files and its tracked run would be taken for one's own.
+
+        Raises:
+            UserError: a search's for a "training run", or the other way round.
+        """
+        for other, mark in _MARKS.items():
+            if other != kind and self.read(mark) is not None:
+                raise UserError(f"{self.place} is the folder of a {other}; choose another run.name for this {kind}")
 
     def read(self, name: str) -> str | None:
         """A small file's text; None if there is none."""

@@ -4,7 +4,8 @@
 #
 #   infra/mlflow/serve_here.sh FOLDER ARTIFACTS [MLFLOW_PORT [POSTGRES_PORT]]
 #
-#   FOLDER     keeps the database and the logs; made if need be, used again if it is there
+#   FOLDER     keeps the database and the logs; made if need be, used again if it is there. Its full path has at most
+#              some 75 characters, and PostgreSQL's user can enter the folders above it
 #   ARTIFACTS  s3://bucket/prefix, or a folder
 #
 # From the environment: the S3 credentials and AWS_ENDPOINT_URL as boto3 reads them; PG_BIN, where PostgreSQL's
@@ -22,8 +23,17 @@ fi
 mkdir -p "$1"
 folder=$(cd "$1" && pwd)
 artifacts=$2
+case $artifacts in
+    *:/*) ;;
+    *) mkdir -p "$artifacts" && artifacts=$(cd "$artifacts" && pwd) ;; # the server runs in FOLDER
+esac
 mlflow_port=${3:-5000}
 postgres_port=${4:-5432}
+socket=$folder/postgres/.s.PGSQL.$postgres_port
+if [ "$(printf %s "$socket" | wc -c)" -gt 107 ]; then
+    echo "error: PostgreSQL's socket $socket has more than the 107 bytes that Linux allows; choose a shorter FOLDER" >&2
+    exit 2
+fi
 pg_bin=${PG_BIN:-$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1)}
 mlflow=${MLFLOW:-mlflow}
 
@@ -40,6 +50,11 @@ fi
 owner=(env -i PATH="$PATH" HOME="$folder/postgres" PGPASSFILE="$folder/postgres/pgpass")
 if [ "$(id -u)" = 0 ]; then
     owner=(setpriv --reuid="${PG_USER:-postgres}" --regid="${PG_USER:-postgres}" --init-groups "${owner[@]}")
+    if ! "${owner[@]}" test -x "$(dirname "$folder")"; then
+        echo "error: the user '${PG_USER:-postgres}', who runs PostgreSQL, cannot enter $(dirname "$folder"); choose a FOLDER below" \
+            "folders that are open to it, or chmod o+x them" >&2
+        exit 2
+    fi
 fi
 
 password_file=$folder/password

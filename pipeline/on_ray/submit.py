@@ -21,23 +21,24 @@ import psutil
 
 from pipeline.config import TrainingConfig
 from pipeline.errors import UserError, without_secrets
-from pipeline.storage.places import parse_place
+from pipeline.storage.places import Place, parse_place
+from pipeline.storage.transfer import read_text
 from pipeline.tracking.versions import COMMIT_VARIABLE, git_commit
 
 REMOTE, REMOTE_HELP = "--remote", "RAY_ADDRESS is a tunnel's end on this machine"
 _SENT = ("anysr", "pipeline", "jobs")
-# What a remote cluster's job needs to know of this shell; credentials belong to the cluster.
 _STOP_S = "60"  # a stopped job saves a checkpoint first; Ray's own default is 3 s
 _ASK = (
     "import sys; from ray.job_submission import JobSubmissionClient; "
     "job = JobSubmissionClient().get_job_info(sys.argv[1]); print(job.status.value, job.driver_exit_code)"
 )
+# What a remote cluster's job needs to know of this shell; credentials belong to the cluster.
 _FORWARDED = ("MLFLOW_TRACKING_URI", "ANYSR_CACHE", "ANYSR_TRACEBACK")
 
 
 def follow_job(
     root: Path,
-    files: Mapping[str, Path | None],
+    files: Mapping[str, Place | None],
     python: str,
     arguments: Sequence[str],
     environment: Mapping[str, str],
@@ -47,7 +48,7 @@ def follow_job(
 
     Args:
         root: the repository, whose code is sent along.
-        files: files to send along, by the option that names them: {"--config": path}.
+        files: files to send along, here or on S3, by the option that names them: {"--config": path}.
         python: the interpreter on the cluster.
         arguments: passed to the script.
         environment: what the client needs beside this process's own variables to reach a cluster
@@ -68,7 +69,7 @@ def follow_job(
         for option, file in files.items():
             if file is not None:
                 name = f"{option.lstrip('-')}.yaml"
-                shutil.copyfile(file, Path(stage) / name)
+                (Path(stage) / name).write_text(read_text(file) or "")
                 arguments = [option, name, *arguments]
         # The shell gives way to the script: its end is the end of the job, and nothing is orphaned.
         entrypoint = ["exec", python, script, *arguments]
@@ -124,7 +125,7 @@ def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, st
         if not own:
             raise UserError(
                 "MLFLOW_TRACKING_URI holds a password, and Ray would write it down with the job; set it on the "
-                "cluster's nodes, and here without the password"
+                "cluster's nodes, and unset it here"
             )
         del forwarded["MLFLOW_TRACKING_URI"]  # a cluster started here has it already
     forwarded |= {"PYTHONUNBUFFERED": "1", "RAY_JOB_STOP_WAIT_TIME_S": _STOP_S, COMMIT_VARIABLE: git_commit()}
@@ -175,7 +176,7 @@ def local_paths(config: TrainingConfig) -> list[str]:
     uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     database = uri.removeprefix("sqlite:///")
     if uri != database and not database.startswith("/"):
-        overrides.append(f"tracking.uri=sqlite:///{Path(database).resolve()}")
+        overrides.append(f"tracking.uri={json.dumps(f'sqlite:///{Path(database).resolve()}')}")
     return overrides
 
 

@@ -32,7 +32,7 @@ from pipeline.on_ray.connect import init_ray
 from pipeline.on_ray.train import check_resources, fit_on_ray, ray_storage, resources_per_worker
 from pipeline.search.ledger import Report
 from pipeline.search.objectives import Objectives
-from pipeline.search.search import Search
+from pipeline.search.search import NotNowError, Search
 from pipeline.tracking.tracker import SinkSpec
 
 # They would miss the files of the callbacks switched off above, and print traces of what is told in a line.
@@ -115,7 +115,10 @@ class _Proposer(Searcher):  # type: ignore[misc]
         self._search = search
 
     def suggest(self, trial_id: str) -> Any:
-        assignment = self._search.next()
+        try:
+            assignment = self._search.next()
+        except NotNowError:
+            return None  # Tune asks again
         if assignment is None:
             return Searcher.FINISHED
         trial, settings = assignment.trial, self._search.space.settings

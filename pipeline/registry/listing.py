@@ -7,6 +7,7 @@ import time
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.errors import UserError
 from pipeline.registry.promotion import history
 from pipeline.registry.versions import Registry
 from pipeline.tracking.versions import COMMIT_TAG, DATA_TAG, SCORES_TAG
@@ -21,6 +22,10 @@ def print_versions(registry: Registry) -> None:
         UserError: the model has no version.
     """
     versions = registry.versions()
+    if not versions:
+        raise UserError(
+            f"the model {registry.name} at {registry.uri} has no version; train one, or give another --name"
+        )
     table = Table(title=f"{registry.name} at {registry.uri}")
     for heading in ("version", "aliases", "registered", "commit", "data", "scores", "run"):
         table.add_column(heading, justify="right" if heading == "version" else "left")

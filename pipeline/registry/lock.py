@@ -24,6 +24,7 @@ from mlflow.exceptions import MlflowException
 from pipeline.errors import UserError
 
 STALE_S = 30.0
+LOCK_SUFFIX = ".promoting"  # of the registered model that is the lock
 _WAIT_S = 90.0
 _OWNER = "anysr.owner"
 
@@ -32,7 +33,7 @@ class Lock:
     """Held by one process at a time."""
 
     def __init__(self, client: MlflowClient, name: str) -> None:
-        self._client, self._name = client, f"{name}.promoting"
+        self._client, self._name = client, f"{name}{LOCK_SUFFIX}"
         self._owner = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}"
         self._seen, self._since = "", 0.0
 
@@ -88,5 +89,7 @@ class Lock:
     def _holder(self) -> str:
         try:
             return str(self._client.get_registered_model(self._name).tags.get(_OWNER, ""))
-        except MlflowException:
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
             return ""

@@ -12,9 +12,11 @@ import mlflow.artifacts
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import UserError, one_line
-from pipeline.tracking.mlflow_run import local_database, without_password
+from pipeline.registry.lock import LOCK_SUFFIX
+from pipeline.tracking.mlflow_run import local_database, with_password, without_password
 from pipeline.train.state import MODEL_FILE
 
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -43,18 +45,19 @@ class Registry:
     """One registered model at one tracking server.
 
     Attributes:
-        uri: the server or database.
+        uri: the server or database, without a password.
         name: of the registered model.
         client: MLflow's own, for what this class lacks.
     """
 
     def __init__(self, uri: str, name: str) -> None:
         self.uri, self.name = uri, name
-        self.client = MlflowClient(uri)
+        with self.answering():
+            self.client = MlflowClient(with_password(uri))
 
     def versions(self) -> list[Version]:
         """All versions, the oldest first."""
-        with self._answering():
+        with self.answering():
             aliases = self._aliases()
             found = self.client.search_model_versions(f"name = '{self.name}'", max_results=1000)
             return sorted((_version(one, aliases) for one in found), key=lambda version: version.number)
@@ -72,7 +75,7 @@ class Registry:
 
     def get(self, reference: str) -> Version | None:
         """As :meth:`find`; None where there is none."""
-        with self._answering():
+        with self.answering():
             try:
                 if reference.isdecimal():
                     found = self.client.get_model_version(self.name, reference)
@@ -86,15 +89,17 @@ class Registry:
 
     def set_alias(self, alias: str, version: Version) -> None:
         """Let an alias name a version."""
-        with self._answering():
+        with self.answering():
             self.client.set_registered_model_alias(self.name, alias, str(version.number))
 
     def fetch(self, version: Version, folder: Path) -> Path:
         """Download the version's model file into a folder; returns the file."""
-        with self._answering():
+        with self.answering():
             source = self.client.get_model_version_download_uri(self.name, str(version.number))
             file = f"{source}/artifacts/{MODEL_FILE}"
-            return Path(mlflow.artifacts.download_artifacts(file, dst_path=str(folder), tracking_uri=self.uri))
+            return Path(
+                mlflow.artifacts.download_artifacts(file, dst_path=str(folder), tracking_uri=with_password(self.uri))
+            )
 
     def _aliases(self) -> dict[str, str]:
         # MLflow shows aliases on the registered model alone.
@@ -106,24 +111,40 @@ class Registry:
         )
 
     def _existing(self) -> str:
-        try:
-            versions = self.versions()
-        except UserError:
-            versions = []
+        versions = self.versions()
         if not versions:
             return "no version is registered: train one, or name another registry in MLFLOW_TRACKING_URI"
         shown = [", ".join([str(one.number), *(f"@{alias}" for alias in one.aliases)]) for one in versions[-10:]]
         return f"registered: {'; '.join(shown)}"
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def answering(self) -> Iterator[None]:
+        """Turn what the client raises while the block runs into one line.
+
+        Raises:
+            UserError: there is no such model, whose names are told; or the server or database cannot be used.
+        """
         try:
             yield
-        except MlflowException as error:
+        except (MlflowException, SQLAlchemyError) as error:
+            if getattr(error, "error_code", "") == _ABSENT[0]:
+                raise UserError(
+                    f"{one_line(error)[:200]} at {self.uri}; {self._models()}, or name another registry in "
+                    "MLFLOW_TRACKING_URI"
+                ) from None
+            mend = "start the server" if self.uri.startswith("http") else "see to the database"
             raise UserError(
-                f"the registry at {self.uri} cannot be used ({one_line(error)[:200]}); start the server, or correct "
+                f"the registry at {self.uri} cannot be used ({one_line(error)[:200]}); {mend}, or correct "
                 "MLFLOW_TRACKING_URI"
             ) from None
+
+    def _models(self) -> str:
+        try:
+            names = [model.name for model in self.client.search_registered_models(max_results=20)]
+        except (MlflowException, SQLAlchemyError):
+            names = []
+        names = [name for name in names if not name.endswith(LOCK_SUFFIX)]
+        return f"models there: {', '.join(names)}" if names else "no model is registered there: train one"
 
 
 def open_registry(name: str, tracking_uri: str | None = None) -> Registry:

@@ -122,6 +122,10 @@ def parse_variable(values: Mapping[str, Any], where: str, whole: bool) -> Variab
     """
     check_keys(values, KEYWORDS, where)
     values = dict(values)
+    try:
+        json.dumps(values)
+    except TypeError as error:
+        raise UserError(f"{where}: {error}, in {values}; put what YAML reads as a date in quotes") from None
     base = (values.pop("base"),) if "base" in values else ()
     if "choose" in values:
         options = values["choose"]

@@ -10,7 +10,6 @@ import json
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from pipeline.config import TrainingConfig, parse_config
 from pipeline.errors import UserError
 from pipeline.run_folder import RunFolder
 from pipeline.search.objectives import Objectives
@@ -56,6 +55,7 @@ class Trial:
         reports: the scores so far, by rising steps.
         status: "stopped" early, or "failed" for a ``reason``.
         sampler_notes: what Optuna's sampler keeps with the trial.
+        tracked: whether the tracker knows how it ended; False where that was away by then.
     """
 
     number: int
@@ -67,6 +67,7 @@ class Trial:
     reports: list[Report] = field(default_factory=list)
     reason: str = ""
     sampler_notes: dict[str, Any] = field(default_factory=dict)
+    tracked: bool = True
 
     @property
     def steps(self) -> int:
@@ -87,10 +88,6 @@ class Trial:
     def objectives(self) -> Objectives | None:
         """At the last score; None before the first."""
         return Objectives(self.reports[-1].psnr, self.macs) if self.reports else None
-
-    def training_config(self) -> TrainingConfig:
-        """The configuration, typed."""
-        return parse_config(self.config)
 
     def add(self, report: Report) -> bool:
         """Take a score; False for one that is known already, as after a restart."""

@@ -119,11 +119,7 @@ Proposals = OptunaProposals | ListedProposals
 
 
 def open_proposals(space: Space) -> Proposals:
-    """The proposals that ``search.sampler`` names.
-
-    Raises:
-        UserError: a grid over a range without steps.
-    """
+    """The proposals that ``search.sampler`` names."""
     sampler = space.settings.sampler
     if sampler == "grid":
         return ListedProposals(list(_grid(space)))
@@ -133,28 +129,15 @@ def open_proposals(space: Space) -> Proposals:
 
 
 def _grid(space: Space) -> Iterator[dict[str, Any]]:
-    yield from (
-        dict(zip(space.variables, values, strict=True)) for values in itertools.product(*_sides(space).values())
-    )
+    yield from (dict(zip(space.variables, values, strict=True)) for values in itertools.product(*space.grid().values()))
 
 
 def _one_at_a_time(space: Space) -> Iterator[dict[str, Any]]:
     """The base configuration, then every change of one choice; a change to what it has already is none."""
     base = space.reference()
     yield {}
-    for key, values in _sides(space).items():
+    for key, values in space.grid().items():
         yield from ({key: value} for value in values if space.config({key: value}) != base)
-
-
-def _sides(space: Space) -> dict[str, Sequence[Any]]:
-    sides: dict[str, Sequence[Any]] = {}
-    for key, variable in space.variables.items():
-        if variable.grid is None:
-            raise UserError(
-                f"search.sampler {space.settings.sampler} needs steps: give {key} a step, or list its values"
-            )
-        sides[key] = variable.grid
-    return sides
 
 
 def _sampler(space: Space, seed: int) -> BaseSampler:

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import time
 from collections.abc import Callable
+from typing import Any
 
 from pipeline.config import TrainingConfig, changed_keys
 from pipeline.errors import UserError
 from pipeline.files import held
 from pipeline.on_ray.submit import in_ray_job
 from pipeline.run import placed
-from pipeline.run_folder import RunFolder
+from pipeline.run_folder import SPACE_FILE, RunFolder
 from pipeline.search.outputs import write_outputs
-from pipeline.search.search import Search
+from pipeline.search.search import OF_THE_NODE, Search
 from pipeline.search.space import Space
 from pipeline.tracking.tracker import Tracker, open_tracker
 from pipeline.train.loop import open_photos
 
 Execute = Callable[[Search], None]
 
-_SPACE_FILE = "space.json"
 _FREE = ("trials", "concurrent")
 _ROOM_BYTES = 50_000_000
 
@@ -35,6 +36,7 @@ def run_search(space: Space, execute: Execute) -> int:
     folder = RunFolder(config.run.storage, str(config.run.name), config.data.cache)
     folder.prepare(_ROOM_BYTES)
     with held(folder.local, f"the search {config.run.name!r}"):
+        folder.keep_to("search")
         _keep_description(folder, space)
         _check_photos(space)
         return _run(space, config, folder, execute)
@@ -60,12 +62,10 @@ def _run(space: Space, config: TrainingConfig, folder: RunFolder, execute: Execu
             raise UserError(f"the search ended early; go on with the same command and run.name={config.run.name}")
         files = write_outputs(folder.local, str(config.run.name), space, list(search.trials.values()))
         folder.send(*files)
-        tracker.attach([folder.local / _SPACE_FILE, *files])
+        tracker.attach([folder.local / SPACE_FILE, *files])
         print(f"written: {', '.join(map(folder.shown, files))}")
-        print(
-            f"train the best: python jobs/train.py --local --config {folder.shown(folder.local / 'best.yaml')}",
-            flush=True,
-        )
+        best = shlex.quote(folder.shown(folder.local / "best.yaml"))
+        print(f"train the best: python jobs/train.py --local --config {best}", flush=True)
         status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
@@ -93,17 +93,28 @@ def _named(config: TrainingConfig) -> TrainingConfig:
 
 def _keep_description(folder: RunFolder, space: Space) -> None:
     """Refuse to go on with another space; more trials are welcome."""
-    recorded, now = folder.read(_SPACE_FILE), space.describe()
+    recorded, now = folder.read(SPACE_FILE), space.describe()
     if recorded is not None:
-        old = json.loads(recorded)
-        kept = [{**one, "search": {k: v for k, v in one["search"].items() if k not in _FREE}} for one in (old, now)]
-        for one in kept:
-            one["base"] = {key: value for key, value in one["base"].items() if key not in ("run", "ray", "tracking")}
-        if changes := changed_keys(kept[0], kept[1]):
+        try:
+            before = _decisive(json.loads(recorded))
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UserError(
+                f"{folder.place}/{SPACE_FILE} is damaged ({type(error).__name__}); remove it if the space is still the "
+                "same: it will be made anew"
+            ) from None
+        if changes := changed_keys(before, _decisive(now)):
             raise UserError(
                 f"the search in {folder.place} has another space ({'; '.join(changes)}); choose a new run.name"
             )
-    folder.write(_SPACE_FILE, json.dumps(now, indent=1) + "\n")
+    folder.write(SPACE_FILE, json.dumps(now, indent=1) + "\n")
+
+
+def _decisive(described: dict[str, Any]) -> dict[str, Any]:
+    """What of a space's description makes it another search."""
+    base = {key: value for key, value in described["base"].items() if key not in ("run", "ray", "tracking")}
+    base["data"] = {key: value for key, value in base.get("data", {}).items() if key not in OF_THE_NODE}
+    settings = {key: value for key, value in described["search"].items() if key not in _FREE}
+    return {**described, "base": base, "search": settings}
 
 
 def _check_photos(space: Space) -> None:

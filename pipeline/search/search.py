@@ -13,7 +13,7 @@ import torch
 
 import anysr
 from anysr.cost import mean_macs
-from pipeline.config import TrainingConfig
+from pipeline.config import TrainingConfig, parse_config
 from pipeline.errors import UserError
 from pipeline.run_folder import RunFolder
 from pipeline.search.ledger import Ledger, Report, Status, Trial
@@ -23,6 +23,15 @@ from pipeline.search.space import Space
 from pipeline.tracking.tracker import SinkSpec, Tracker
 
 OpenTracker = Callable[[TrainingConfig], Tracker]
+
+# Keys of ``data`` that belong to the machine: no two runs differ by them.
+OF_THE_NODE = ("cache", "cache_gb", "loader_processes")
+_PATIENCE_S, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 300.0, 2.0, 60.0
+_ENDS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
+
+
+class NotNowError(Exception):
+    """The tracker is away, so no trial can start at the moment: ask again."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +67,10 @@ class Search:
         self.total = space.settings.trials if listed is None else min(space.settings.trials, len(listed))
         self._budget = step_macs(config) * config.train.steps
         self._waiting = [trial for trial in self.trials.values() if trial.status == "running"]
+        self._earlier = len(self.trials)
         self._trackers: dict[int, Tracker] = {}
+        self._untracked = [t for t in self.trials.values() if t.status != "running" and not t.tracked]
+        self._opening, self._ending = _Pauses(), _Pauses()
         self._pace = _Pace(self)
 
     @property
@@ -67,19 +79,25 @@ class Search:
         return len(self.trials) >= self.total and all(t.status != "running" for t in self.trials.values())
 
     def next(self) -> Assignment | None:
-        """The next trial to run: one that was cut short, else a new one; None when there are no more."""
-        if self._waiting:
-            trial = self._waiting.pop(0)
-            say = "goes on"
-        elif len(self.trials) >= self.total:
-            return None
-        else:
+        """The next trial to run: one that was cut short, else a new one; None when there are no more.
+
+        Raises:
+            NotNowError: the tracker is away; ask again.
+            UserError: it has been away for some minutes.
+        """
+        self._track_ends()
+        if not self._waiting:
+            if len(self.trials) >= self.total:
+                return None
             proposal = self._proposals.next(len(self.trials))
             assert proposal is not None
-            trial = self._new_trial(proposal.chosen, proposal.notes)
-            say = "starts"
-        config = trial.training_config()
-        tracker = self._trackers[trial.number] = self._open_trial(config)
+            self._waiting.append(self._new_trial(proposal.chosen, proposal.notes))
+        trial = self._waiting[0]
+        config = self._here(trial)
+        tracker = self._trackers[trial.number] = self._patiently_opened(config)
+        trial.config = config.to_dict()
+        self._waiting.pop(0)
+        say = "goes on" if trial.number < self._earlier else "starts"
         self._say(trial, f"{say}: {words(trial.chosen)}; {trial.macs / 1e9:.2f} G multiply-adds, {trial.steps} steps")
         return Assignment(trial, config, tracker.sink)
 
@@ -96,17 +114,58 @@ class Search:
         trial = self.trials[number]
         status: Status = "failed" if error is not None else "finished" if trial.percent >= 100 else "stopped"
         trial.status, trial.reason = status, (error or "")[:1000]
-        # The ledger comes last: what it calls ended, nobody looks at again.
-        self._trackers.pop(number).end({"finished": "FINISHED", "stopped": "KILLED"}.get(status, "FAILED"))
+        # The ledger comes last: what it calls ended and tracked, nobody looks at again.
+        trial.tracked = self._track_end(trial)
         self._ledger.write(trial)
         self._proposals.tell(trial)
         self._say(trial, f"{status}{f' ({error})' if error else f' at {trial.percent} %'}{self._counts()}")
 
     def interrupted(self) -> None:
         """Close what trials still have open."""
-        for tracker in self._trackers.values():
-            tracker.end("KILLED")
+        self._ending.end()
+        self._track_ends()
+        if self._untracked:
+            print(f"{len(self._untracked)} ended trials still look like running in MLflow; the same command mends that")
+        for number, tracker in self._trackers.items():
+            if self.trials[number].status == "running":
+                tracker.end("KILLED")
         self._trackers.clear()
+
+    def _patiently_opened(self, config: TrainingConfig) -> Tracker:
+        if self._opening.is_on:
+            raise NotNowError
+        try:
+            tracker = self._open_trial(config)
+        except UserError as error:
+            failing_s = self._opening.lengthen()
+            if failing_s > _PATIENCE_S:
+                raise
+            if not failing_s:
+                print(f"no trial can start now; trying again for {_PATIENCE_S:g} s: {error}", flush=True)
+            raise NotNowError from None
+        self._opening.end()
+        return tracker
+
+    def _track_end(self, trial: Trial) -> bool:
+        """Tell the tracker how a trial ended; one that is away is told again, if need be by the next process."""
+        try:
+            tracker = self._trackers.get(trial.number) or self._open_trial(self._here(trial))
+        except UserError:
+            tracker = None
+        if tracker is not None and tracker.end(_ENDS[trial.status]):
+            self._trackers.pop(trial.number, None)
+            return True
+        if trial not in self._untracked:
+            self._untracked.append(trial)
+        self._ending.lengthen()
+        return False
+
+    def _track_ends(self) -> None:
+        while self._untracked and not self._ending.is_on and self._track_end(self._untracked[0]):
+            trial = self._untracked.pop(0)
+            trial.tracked = True
+            self._ledger.write(trial)
+            self._ending.end()
 
     def _new_trial(self, chosen: dict[str, Any], notes: dict[str, Any]) -> Trial:
         number = len(self.trials)
@@ -123,17 +182,27 @@ class Search:
         """A trial's configuration with its own name, steps and times of scoring."""
         steps = steps_for(config, self._budget)
         every = math.ceil(steps / self.space.settings.reports)
-        run = self.config.run
+        name = f"{self.config.run.name}-{number:03d}"
         return config.model_copy(
             update={
-                "run": run.model_copy(
-                    update={"name": f"{run.name}-{number:03d}", "storage": f"{run.storage}/{run.name}/trials"}
-                ),
+                "run": self.config.run.model_copy(update={"name": name, "storage": self._storage}),
                 "data": config.data.resolved(),
                 "train": config.train.resolved().model_copy(update={"steps": steps, "checkpoint_every": every}),
                 "validation": config.validation.model_copy(update={"every": every}),
             }
         )
+
+    @property
+    def _storage(self) -> str:
+        return f"{self.config.run.storage}/{self.config.run.name}/trials"
+
+    def _here(self, trial: Trial) -> TrainingConfig:
+        """A trial's configuration with this command's storage, cluster, tracker and caches, which may have moved."""
+        here = self.config.to_dict()
+        mine = {name: here["data"][name] for name in OF_THE_NODE if f"data.{name}" not in self.space.variables}
+        run = {**here["run"], "name": trial.name, "storage": self._storage}
+        moved = {"run": run, "ray": here["ray"], "tracking": here["tracking"], "data": {**trial.config["data"], **mine}}
+        return parse_config({**trial.config, **moved})
 
     def _counts(self) -> str:
         counts = Counter(trial.status for trial in self.trials.values())
@@ -142,6 +211,29 @@ class Search:
 
     def _say(self, trial: Trial, text: str) -> None:
         print(f"trial {trial.number}: {text}", flush=True)
+
+
+class _Pauses:
+    """Growing pauses between the tries of something that fails for a while."""
+
+    def __init__(self) -> None:
+        self._since, self._until, self._pause_s = 0.0, 0.0, _FIRST_PAUSE_S
+
+    @property
+    def is_on(self) -> bool:
+        return time.monotonic() < self._until
+
+    def lengthen(self) -> float:
+        """Begin the next pause; answers for how many seconds it has been failing."""
+        now = time.monotonic()
+        self._since = self._since or now
+        self._until = now + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+        return now - self._since
+
+    def end(self) -> None:
+        """It has succeeded."""
+        self._since, self._until, self._pause_s = 0.0, 0.0, _FIRST_PAUSE_S
 
 
 class _Pace:

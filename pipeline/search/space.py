@@ -17,11 +17,13 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from anysr.config import check_keys
 from pipeline.config import (
+    RunConfig,
     TrainingConfig,
     apply_override,
     json_schema,
@@ -34,6 +36,7 @@ from pipeline.errors import UserError
 from pipeline.search.choices import Variable, parse_variable
 from pipeline.search.partition import GROUP_KEYS, WEIGHT_KEYS, group_weights, scale_groups
 from pipeline.search.settings import SearchSettings, parse_settings
+from pipeline.storage.places import Place
 
 Values = Mapping[str, Any]
 
@@ -128,6 +131,21 @@ class Space:
                 raise UserError(f"{error}; so the space must not hold {_words(corner)}") from None
         return found
 
+    def grid(self) -> dict[str, Sequence[Any]]:
+        """All values of each choice.
+
+        Raises:
+            UserError: a range without steps.
+        """
+        sides: dict[str, Sequence[Any]] = {}
+        for key, variable in self.variables.items():
+            if variable.grid is None:
+                raise UserError(
+                    f"search.sampler {self.settings.sampler} needs steps: give {key} a step, or list its values"
+                )
+            sides[key] = variable.grid
+        return sides
+
     def _is_on(self, rule: str, chosen: Values) -> bool:
         if rule not in self.rules:
             return False
@@ -135,12 +153,12 @@ class Space:
         return not has_choices or any(_rule_of(key) == rule for key in chosen)
 
 
-def load_space(space: Path, config: Path | None, overrides: Sequence[str] = ()) -> Space:
+def load_space(space: Place, config: Place | None, overrides: Sequence[str] = ()) -> Space:
     """Read a space file over a training configuration, apply ``key.sub=value`` overrides, and check its corners.
 
     Raises:
         UserError: a file that cannot be read, an unknown key (the nearest valid one is named), a choice that makes
-            an invalid configuration.
+            an invalid configuration, a sampler that wants lists, a name that is too long for a search.
     """
     base = {} if config is None else with_named_model(read_yaml(config))
     overlay = read_yaml(space)
@@ -159,7 +177,21 @@ def load_space(space: Path, config: Path | None, overrides: Sequence[str] = ()) 
         raise UserError(f"{space} holds no choice; write {{choose: [...]}} or {{between: [low, high]}} for a value")
     found = Space(settings, _merged(base, fixed), rules, variables)
     assert found.corner_configs  # made now, before anything else is done
+    if settings.sampler in ("grid", "one_at_a_time"):
+        found.grid()
+    _check_name(found)
     return found
+
+
+def _check_name(space: Space) -> None:
+    """Its trials' names are longer than the search's own."""
+    name, number = space.reference().run.name, f"-{space.settings.trials - 1:03d}"
+    try:
+        RunConfig(name=name and f"{name}{number}")
+    except ValidationError:
+        raise UserError(
+            f"run.name {name!r} is too long for a search, whose trials add {number!r} to it; choose a shorter one"
+        ) from None
 
 
 def _without_variables(node: Any, path: tuple[str, ...], variables: dict[str, Variable]) -> Any:

@@ -6,16 +6,18 @@ make room for new ones, the longest unused first.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -24,10 +26,12 @@ from pipeline.files import write_text
 from pipeline.storage import s3
 from pipeline.storage.places import Place, S3Uri, parse_place
 
-_FILES, _INDEX, _SIZE = "files", "index.json", "bytes"
+_FILES, _PARTIALS, _INDEX, _SIZE = "files", "partials", "index.json", "bytes"
 _THREADS = 8
 _SHOW_EVERY_S = 5.0
 _DEFAULT_LIMIT_GB = 100.0
+_NO_NAME = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 # Copies that this process uses, whose locks keep others from removing them.
 _in_use: dict[Path, IO[str]] = {}
 
@@ -74,8 +78,12 @@ def _safe(name: str, uri: S3Uri) -> str:
     """Refuses keys that would be written elsewhere."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or str(path) != name or "\0" in name:
-        raise UserError(f"the key of {uri} cannot be the name of a file; store it under another one")
+        raise _no_name(uri)
     return name
+
+
+def _no_name(uri: S3Uri) -> UserError:
+    return UserError(f"the key of {uri} cannot be the name of a file; store it under another one")
 
 
 def _filled(uri: S3Uri, objects: dict[str, s3.S3Object], cache: Path, limit_gb: float | None) -> Path:
@@ -92,17 +100,19 @@ def _filled(uri: S3Uri, objects: dict[str, s3.S3Object], cache: Path, limit_gb: 
                 write_text(entry / _INDEX, json.dumps(index))
             os.utime(entry / _INDEX)
     except OSError as error:
-        raise UserError(
-            f"cannot keep a copy of {uri} in {root} ({error.strerror}); free some space there, or set ANYSR_CACHE"
-        ) from error
+        mend = (
+            "free some space there, or set ANYSR_CACHE" if error.errno in _NO_ROOM else "see to it, or set ANYSR_CACHE"
+        )
+        raise UserError(f"cannot keep a copy of {uri} in {root} ({error.strerror}); {mend}") from error
     return entry / _FILES
 
 
 def _is_current(entry: Path, objects: dict[str, s3.S3Object]) -> bool:
     index = entry / _INDEX
-    if not index.is_file():
-        return False
-    known = json.loads(index.read_text())
+    try:
+        known = json.loads(index.read_text()) if index.is_file() else None
+    except ValueError:
+        known = None  # damaged: made anew
     if known != {name: [one.etag, one.size] for name, one in objects.items()}:
         return False
     files = {name: entry / _FILES / name for name in known}
@@ -114,10 +124,14 @@ def _fetch(folder: Path, uri: S3Uri, objects: dict[str, s3.S3Object]) -> None:
     (folder.parent / _INDEX).unlink(missing_ok=True)
     for stale in [path for path in folder.rglob("*") if path.is_file()]:
         name = stale.relative_to(folder).as_posix()
-        if name not in objects and not stale.name.endswith(".partial"):
+        if name not in objects:
             stale.unlink()
+            with suppress(OSError):
+                os.removedirs(stale.parent)  # if it is empty now: there may be an object of its name
+    partials = folder.parent / _PARTIALS
+    partials.mkdir(exist_ok=True)
     with ThreadPoolExecutor(_THREADS) as pool:
-        waiting = {pool.submit(_fetch_one, folder / name, one): one.size for name, one in objects.items()}
+        waiting = {pool.submit(_fetch_one, folder / name, one, partials): one.size for name, one in objects.items()}
         try:
             show = _Progress(uri, objects.values())
             for future in as_completed(waiting):
@@ -126,25 +140,29 @@ def _fetch(folder: Path, uri: S3Uri, objects: dict[str, s3.S3Object]) -> None:
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    for partial in folder.rglob(".*.partial"):
-        partial.unlink()
+    shutil.rmtree(partials)
 
 
-def _fetch_one(target: Path, wanted: s3.S3Object) -> None:
-    if target.is_file() and target.stat().st_size == wanted.size and s3.is_intact(target, wanted.uri):
-        return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    s3.download_file(wanted.uri, target)
+def _fetch_one(target: Path, wanted: s3.S3Object, partials: Path) -> None:
+    try:
+        if target.is_file() and target.stat().st_size == wanted.size and s3.is_intact(target, wanted.uri):
+            return
+        target.parent.mkdir(parents=True, exist_ok=True)
+        s3.download_file(wanted.uri, target, partials)
+    except OSError as error:
+        if error.errno in _NO_NAME:
+            raise _no_name(wanted.uri) from error
+        raise
 
 
 def _make_room(root: Path, entry: Path, uri: S3Uri, needed: int, limit_gb: float | None) -> None:
-    limit = int((_limit_gb() if limit_gb is None else limit_gb) * 1e9)
+    limit = _limit_bytes(limit_gb)
     mend = "raise data.cache_gb or ANYSR_CACHE_GB, or give a smaller prefix"
     if needed > limit:
         raise UserError(f"{uri} has {needed / 1e9:.3g} GB, more than the cache's limit of {limit / 1e9:.3g} GB; {mend}")
     with _lock(root / ".room"):
         write_text(entry / _SIZE, str(needed))  # counts from now on, while it is being filled
-        others = {path: int((path / _SIZE).read_text()) for path in root.iterdir() if (path / _SIZE).is_file()}
+        others = {path: _size_of(path) for path in root.iterdir() if (path / _SIZE).is_file()}
         for path in sorted(others, key=lambda p: (p / _SIZE).with_name(_INDEX).stat().st_mtime if _done(p) else 0):
             if sum(others.values()) <= limit:
                 return
@@ -159,12 +177,23 @@ def _done(entry: Path) -> bool:
     return (entry / _INDEX).is_file()
 
 
-def _limit_gb() -> float:
-    text = os.environ.get("ANYSR_CACHE_GB", str(_DEFAULT_LIMIT_GB))
+def _size_of(entry: Path) -> int:
+    """Bytes that a copy takes, or will take; those that are there where the record of it is damaged."""
     try:
-        return float(text)
+        return int((entry / _SIZE).read_text())
     except ValueError:
-        raise UserError(f"ANYSR_CACHE_GB is a number of gigabytes, got {text!r}") from None
+        return sum(file.stat().st_size for file in entry.rglob("*") if file.is_file())
+
+
+def _limit_bytes(limit_gb: float | None) -> int:
+    text = os.environ.get("ANYSR_CACHE_GB", str(_DEFAULT_LIMIT_GB)) if limit_gb is None else str(limit_gb)
+    try:
+        gigabytes = float(text)
+    except ValueError:
+        gigabytes = math.nan
+    if not math.isfinite(gigabytes):
+        raise UserError(f"ANYSR_CACHE_GB, or data.cache_gb, is a finite number of gigabytes, got {text!r}")
+    return int(gigabytes * 1e9)
 
 
 def _remove(entry: Path) -> bool:

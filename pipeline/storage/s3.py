@@ -8,10 +8,12 @@ passes them on.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import random
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -124,8 +126,13 @@ def delete(uri: S3Uri) -> None:
     patiently(lambda: _client().delete_object(Bucket=uri.bucket, Key=uri.key), uri)
 
 
-def download_file(uri: S3Uri, target: Path) -> None:
+def download_file(uri: S3Uri, target: Path, partials: Path | None = None) -> None:
     """Fetch an object, going on where an earlier try was cut short, and verify it.
+
+    Args:
+        uri: the object.
+        target: the file that it becomes.
+        partials: the folder of this file system that it is kept in until it is whole; None is the target's.
 
     Raises:
         UserError: there is no such object, or S3 stayed away for longer than :func:`retry_budget_s`.
@@ -133,7 +140,7 @@ def download_file(uri: S3Uri, target: Path) -> None:
     """
     for left in reversed(range(_DAMAGED_TRIES)):
         try:
-            patiently(lambda: _download_once(uri, target), uri)
+            patiently(lambda: _download_once(uri, target, partials or target.parent), uri)
             break
         except DamagedError:
             if not left:
@@ -150,9 +157,12 @@ def retry_budget_s() -> float:
     """How long S3 may be away before a command gives up: $ANYSR_S3_RETRY_S, else 180 s."""
     text = os.environ.get("ANYSR_S3_RETRY_S", "180")
     try:
-        return float(text)
+        seconds = float(text)
     except ValueError:
-        raise UserError(f"ANYSR_S3_RETRY_S is a number of seconds, got {text!r}") from None
+        seconds = math.nan
+    if math.isnan(seconds):
+        raise UserError(f"ANYSR_S3_RETRY_S is a number of seconds, got {text!r}")
+    return seconds
 
 
 def patiently(call: Callable[[], T], uri: S3Uri) -> T:
@@ -185,13 +195,13 @@ def _waits() -> Iterator[float]:
         wait = min(2 * wait, _LONGEST_WAIT_S)
 
 
-def _download_once(uri: S3Uri, target: Path) -> None:
+def _download_once(uri: S3Uri, target: Path, partials: Path) -> None:
     head = _head(uri)
     if head is None:
         raise UserError(f"there is no {uri}")
     etag, size = head["ETag"], head["ContentLength"]
-    mark = hashlib.sha256(etag.encode()).hexdigest()[:12]
-    partial = target.with_name(f".{target.name}.{mark}.partial")
+    # Not by the key, whose last part may be as long as a file's name can be.
+    partial = partials / f".{hashlib.sha256(f'{uri} {etag}'.encode()).hexdigest()[:24]}.partial"
     done = partial.stat().st_size if partial.exists() else 0
     if done < size:
         answer = _client().get_object(Bucket=uri.bucket, Key=uri.key, Range=f"bytes={done}-", IfMatch=etag)
@@ -218,20 +228,39 @@ def _matches(path: Path, uri: S3Uri, head: dict[str, Any]) -> bool:
     etag = head["ETag"].strip('"')
     if head.get("SSECustomerAlgorithm") or head.get("ServerSideEncryption", "AES256") != "AES256":
         return True  # the ETag of an object encrypted with a key of its own is no digest
-    return _etag_of(path, uri, parts="-" in etag) == etag
+    if "-" in etag:
+        return _matches_in_parts(path, uri, etag)
+    return _md5s(path, [path.stat().st_size])[0].hex() == etag
 
 
-def _etag_of(path: Path, uri: S3Uri, parts: bool) -> str:
-    """The ETag that S3 gives a file: its MD5, or the MD5 of its parts' MD5s and their number."""
-    part = 2**63
-    if parts:
-        part = _client().head_object(Bucket=uri.bucket, Key=uri.key, PartNumber=1)["ContentLength"]
-    count = -(-path.stat().st_size // part) or 1
+def _matches_in_parts(path: Path, uri: S3Uri, etag: str) -> bool:
+    """By the MD5 of the parts' MD5s; by the size alone where S3 does not tell how long each part is."""
+    size, (md5, _, count) = path.stat().st_size, etag.rpartition("-")
+    sizes: list[int] = []
+    if count.isdecimal():
+        first = _part_size(uri, 1)
+        alike = [first] * (int(count) - 1) + [size - first * (int(count) - 1)]
+        if min(alike) >= 0 and _md5_of_md5s(path, alike) == md5:
+            return True  # nearly always: all but the last are of one size
+        sizes = [first, *(_part_size(uri, number) for number in range(2, int(count) + 1))]
+    if sum(sizes) == size:
+        return _md5_of_md5s(path, sizes) == md5
+    print(f"{uri} is checked by its size alone: S3 does not tell the sizes of its parts", file=sys.stderr, flush=True)
+    return True
+
+
+def _part_size(uri: S3Uri, number: int) -> int:
+    head = _client().head_object
+    return int(patiently(lambda: head(Bucket=uri.bucket, Key=uri.key, PartNumber=number)["ContentLength"], uri))
+
+
+def _md5_of_md5s(path: Path, sizes: Sequence[int]) -> str:
+    return hashlib.md5(b"".join(_md5s(path, sizes)), usedforsecurity=False).hexdigest()
+
+
+def _md5s(path: Path, sizes: Sequence[int]) -> list[bytes]:
     with path.open("rb") as file:
-        digests = [_md5_of_next(file, part) for _ in range(count)]
-    if not parts:
-        return digests[0].hex()
-    return f"{hashlib.md5(b''.join(digests), usedforsecurity=False).hexdigest()}-{len(digests)}"
+        return [_md5_of_next(file, size) for size in sizes]
 
 
 def _md5_of_next(file: Any, size: int) -> bytes:

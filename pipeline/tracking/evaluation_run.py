@@ -41,13 +41,13 @@ def log_evaluation(uri: str | None, rows: Sequence[Row], folder: Path, report: P
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-    from pipeline.tracking.mlflow_run import local_database, without_password
+    from pipeline.tracking.mlflow_run import local_database, with_password, without_password
 
     uri = without_password(uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd()}/mlflow.db")
     values = mean_values(rows)
     digest = hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:16]
     try:
-        client = MlflowClient(uri)
+        client = MlflowClient(with_password(uri))
         database = local_database(uri)
         run_id = _run(client, digest, _title(rows), None if database is None else database.resolve().parent)
         metrics = [Metric(name, value, 0, 0) for name, value in values.items()]

@@ -12,6 +12,7 @@ from mlflow.types import ParamSchema, ParamSpec, Schema, TensorSpec
 
 import anysr
 from pipeline.files import sha256
+from pipeline.tracking.mlflow_run import with_password
 
 _FILE_TAG = "anysr.sha256"
 _HERE = Path(__file__).parent
@@ -25,7 +26,7 @@ def register(model_file: Path, uri: str, run_id: str, name: str, tags: dict[str,
     itself keeps the alias ``latest`` on the newest version and lets nobody set it. A file that the run has
     registered before, and was then interrupted, is not registered again.
     """
-    mlflow.set_tracking_uri(uri)
+    mlflow.set_tracking_uri(with_password(uri))
     tags = tags | {_FILE_TAG: sha256(model_file)}
     for version in mlflow.MlflowClient().search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
         if version.tags.get(_FILE_TAG) == tags[_FILE_TAG]:

@@ -42,7 +42,7 @@ class MlflowSink:
 
     def __init__(self, uri: str, run_id: str) -> None:
         without_password(os.environ.get("MLFLOW_TRACKING_URI", ""))
-        self._client = MlflowClient(uri)
+        self._client = MlflowClient(with_password(uri))
         self._run_id = run_id
 
     def last_steps(self) -> dict[str, int]:
@@ -64,11 +64,11 @@ class MlflowRun:
         Raises:
             UserError: the server does not answer.
         """
-        self.uri = uri
+        self.uri = uri = without_password(uri)
         self._config, self._parent = config, parent
         try:
-            mlflow.set_tracking_uri(uri)
-            self._client = MlflowClient(uri)
+            mlflow.set_tracking_uri(with_password(uri))
+            self._client = MlflowClient(with_password(uri))
             self.run_id = self._find_or_create()
             self._client.update_run(self.run_id, "RUNNING")
         except Exception as error:  # MLflow's stores raise kinds of their own
@@ -126,14 +126,22 @@ class MlflowRun:
         return f"models:/{name}/{version}, alias models:/{name}@latest"
 
     def attach(self, files: list[Path]) -> None:
-        for file in files:
-            self._client.log_artifact(self.run_id, str(file))
+        try:
+            for file in files:
+                self._client.log_artifact(self.run_id, str(file))
+        except Exception as error:  # MLflow's stores raise kinds of their own
+            raise UserError(
+                f"MLflow does not take the files of run {self.run_id} ({one_line(error)[:200]}); start the server, and "
+                "give the same command with the same run.name: nothing is run twice"
+            ) from None
 
-    def end(self, status: str) -> None:
+    def end(self, status: str) -> bool:
         try:
             self._client.set_terminated(self.run_id, status)
-        except MlflowException as error:
-            print(f"warning: could not mark the MLflow run as {status}: {one_line(error)[:200]}")
+        except Exception as error:  # MLflow's stores raise kinds of their own
+            print(f"warning: could not mark the MLflow run as {status}: {one_line(error)[:200]}", flush=True)
+            return False
+        return True
 
     def system_metrics(self) -> AbstractContextManager[None]:
         started_ms = int(self._client.get_run(self.run_id).info.start_time)
@@ -156,16 +164,37 @@ def tracking_uri(config: TrainingConfig, in_ray_job: bool) -> str:
 
 
 def without_password(uri: str) -> str:
-    """The URI of a server; a name and password in it move to where MLflow's client also looks, this environment.
+    """The URI of a server or database; a password in it moves to this process's environment.
 
-    What stays is written down in many places; each process finds the password in its own environment.
+    What stays is written down in many places; each process finds the password in its own environment: MLflow's client
+    that of a server, :func:`with_password` that of a database.
     """
-    parts = urlsplit(uri)
-    if not parts.scheme.startswith("http") or not parts.password:
+    stripped = _stripped(uri)
+    if stripped == uri:
         return uri
-    os.environ.setdefault("MLFLOW_TRACKING_USERNAME", unquote(parts.username or ""))
-    os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(parts.password))
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    parts = urlsplit(uri)
+    if parts.scheme.startswith("http"):
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", unquote(parts.username or ""))
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(parts.password or ""))
+    else:
+        os.environ["MLFLOW_TRACKING_URI"] = uri
+    return stripped
+
+
+def with_password(uri: str) -> str:
+    """What to connect to: the URI of a database with the password that this environment's MLFLOW_TRACKING_URI has."""
+    named = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return named if not uri.startswith("http") and _stripped(named) == uri else uri
+
+
+def _stripped(uri: str) -> str:
+    """The URI without its password; a server's also without the name, which goes with it."""
+    parts = urlsplit(uri)
+    if not parts.password:
+        return uri
+    credentials, _, host = parts.netloc.rpartition("@")
+    name = "" if parts.scheme.startswith("http") else f"{credentials.partition(':')[0]}@"
+    return urlunsplit(parts._replace(netloc=f"{name}{host}"))
 
 
 def local_database(uri: str) -> Path | None:

@@ -20,7 +20,7 @@ class SinkSpec:
     """How a worker on any node reaches the metrics' sink.
 
     Attributes:
-        target: MLflow tracking URI, or a file's path.
+        target: MLflow tracking URI, without a password, or a file's path.
         run_id: the MLflow run; None for a file.
     """
 
@@ -53,8 +53,8 @@ class Tracker(Protocol):
     def attach(self, files: list[Path]) -> None:
         """Keep files with the run."""
 
-    def end(self, status: str) -> None:
-        """Close the run: FINISHED, FAILED or KILLED."""
+    def end(self, status: str) -> bool:
+        """Close the run: FINISHED, FAILED or KILLED; whether the tracker took it."""
 
 
 class FileTracker:
@@ -75,8 +75,8 @@ class FileTracker:
     def attach(self, files: list[Path]) -> None:
         pass
 
-    def end(self, status: str) -> None:
-        pass
+    def end(self, status: str) -> bool:
+        return True
 
 
 def open_tracker(config: TrainingConfig, folder: Place, in_ray_job: bool, parent: str | None = None) -> Tracker:

@@ -214,6 +214,62 @@ def test_objects_of_other_tools_are_verified_too(bucket, server, tmp_path, size)
     assert not s3.is_intact(path, bucket / "a")
 
 
+def in_parts(server, key, sizes):
+    """An object as tools store it that part files their own way; its content."""
+    client, content = server.client(), os.urandom(sum(sizes))
+    upload_id = client.create_multipart_upload(Bucket=BUCKET, Key=key)["UploadId"]
+    parts, start = [], 0
+    for number, size in enumerate(sizes, start=1):
+        body, start = content[start : start + size], start + size
+        sent = client.upload_part(Bucket=BUCKET, Key=key, UploadId=upload_id, PartNumber=number, Body=body)
+        parts.append({"PartNumber": number, "ETag": sent["ETag"]})
+    client.complete_multipart_upload(Bucket=BUCKET, Key=key, UploadId=upload_id, MultipartUpload={"Parts": parts})
+    return content
+
+
+def test_parts_may_be_of_any_size(bucket, server, tmp_path, monkeypatch, capsys):
+    content = in_parts(server, f"{bucket.key}/a", [5 * 2**20 + 7, 6 * 2**20, 5 * 2**20, 3])
+    copy = local_copy(bucket / "a")
+    assert copy.read_bytes() == content
+    path = tmp_path / "a"
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert not s3.is_intact(path, bucket / "a")
+    assert "size alone" not in capsys.readouterr().err
+    monkeypatch.setattr(s3, "_part_size", lambda uri, number: len(content))  # as servers do that know no parts
+    assert s3.is_intact(path, bucket / "a")
+    assert "is checked by its size alone" in capsys.readouterr().err
+
+
+def test_keys_that_make_long_names_or_none(bucket, server, tmp_path):
+    names = ["n" * 255, ".x.partial", "folder/file"]
+    for name in names:
+        server.client().put_object(Bucket=BUCKET, Key=f"{bucket.key}/{name}", Body=name.encode())
+    folder = local_folder(bucket)
+    assert {path.relative_to(folder).as_posix() for path in kept()} == {*names}
+    s3.delete(bucket / "folder/file")
+    server.client().put_object(Bucket=BUCKET, Key=f"{bucket.key}/folder", Body=b"x")
+    assert (local_folder(bucket) / "folder").read_bytes() == b"x"
+    with pytest.raises(UserError, match="folder cannot be the name of a file; store it under another one"):
+        cache._fetch_one(tmp_path / ("n" * 256), s3.S3Object(bucket / "folder", 1, "e"), tmp_path)
+
+
+def test_damaged_records_of_the_cache_are_made_anew(bucket, tmp_path, monkeypatch):
+    upload(noise(tmp_path / "a/x", 400_000), bucket / "a/x")
+    a = local_folder(bucket / "a")
+    for content in (b"", b"[3", b"\xff\xfe", b"7"):
+        (a.parent / "index.json").write_bytes(content)
+        (a.parent / "bytes").write_bytes(b"?")
+        assert local_folder(bucket / "a") == a
+    (a.parent / "bytes").write_text("")
+    upload(noise(tmp_path / "b/x", 700_000), bucket / "b/x")
+    with pytest.raises(UserError, match="beside the copies in use"):
+        local_folder(bucket / "b", limit_gb=0.001)
+    for limit in ("nan", "inf", "much"):
+        monkeypatch.setenv("ANYSR_CACHE_GB", limit)
+        with pytest.raises(UserError, match="finite number of gigabytes"):
+            local_folder(bucket / "b")
+
+
 def test_copies_stay_under_the_limit(bucket, tmp_path, monkeypatch):
     for name in "abc":
         noise(tmp_path / name / "x", 400_000)

@@ -1,4 +1,5 @@
 import sys
+from pathlib import Path
 
 import jsonschema
 import pytest
@@ -168,5 +169,32 @@ def test_relative_paths_of_photos_are_made_absolute(monkeypatch, tmp_path):
     overrides = local_paths(load_config(None, given))
     assert f'train.init_from="{tmp_path}/plain.safetensors"' in overrides
     assert f'data.train="{tmp_path}/photos"' in overrides
-    assert f"tracking.uri=sqlite:///{tmp_path}/x.db" in overrides
+    assert f'tracking.uri="sqlite:///{tmp_path}/x.db"' in overrides
     assert load_config(None, overrides).data.train == tmp_path / "photos"
+
+
+def test_the_database_of_a_folder_that_yaml_would_cut_short(monkeypatch, tmp_path):
+    from pipeline.on_ray.submit import local_paths
+
+    (tmp_path / "a #b").mkdir()
+    monkeypatch.chdir(tmp_path / "a #b")
+    overrides = local_paths(load_config(None, []))
+    assert load_config(None, overrides).tracking.uri == f"sqlite:///{tmp_path}/a #b/mlflow.db"
+
+
+def test_a_configuration_on_s3_is_read_and_sent_along(monkeypatch):
+    from pipeline.on_ray import submit
+    from pipeline.storage import s3
+    from pipeline.storage.places import parse_place
+
+    monkeypatch.setattr(s3, "read", lambda uri: b"train: {steps: 7}" if uri.key == "best.yaml" else None)
+    place = parse_place("s3://bucket/best.yaml")
+    assert load_config(place).train.steps == 7
+    with pytest.raises(UserError, match=r"s3://bucket/none\.yaml: no such file"):
+        load_config(parse_place("s3://bucket/none.yaml"))
+    sent = []
+    monkeypatch.setattr(
+        submit, "_follow", lambda stage, *rest, **_: sent.append((Path(stage) / "config.yaml").read_text())
+    )
+    submit.follow_job(ROOT, {"--config": place}, "python", [], {})
+    assert sent == ["train: {steps: 7}"]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import subprocess
+import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -103,9 +105,10 @@ def test_pods_are_valid_too():
         assert memory["medium"] == "Memory"
 
 
-def test_cluster_launcher():
+def test_cluster_launcher(monkeypatch):
     from botocore.session import get_session
     from botocore.validate import validate_parameters
+    from ray.autoscaler._private.aws import config as aws
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = yaml.safe_load(filled((INFRA / "aws/cluster.yaml").read_text()))
@@ -115,6 +118,11 @@ def test_cluster_launcher():
     shape = get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
     for node in config["available_node_types"].values():
         validate_parameters({"MinCount": 1, "MaxCount": 1, **node["node_config"]}, shape)
+    # To a group of its own making Ray lets SSH in from everywhere; it leaves those of others alone.
+    with monkeypatch.context() as patched:
+        patched.setattr(aws, "_upsert_security_groups", lambda *_: pytest.fail("Ray makes a security group"))
+        aws._configure_security_group(config)
+    assert "security_group" not in config["provider"]
     for start in (config["head_start_ray_commands"], config["worker_start_ray_commands"]):
         assert "RAY_AUTH_MODE=token" in start[-1]
     assert "--dashboard-host=127.0.0.1" in config["head_start_ray_commands"][-1]
@@ -158,6 +166,15 @@ def test_compose():
     assert "ports" not in document["services"]["postgres"]
 
 
+def test_the_secrets_of_compose_are_neither_committed_nor_sent_with_a_job():
+    """Where its own instructions make them, below the repository's root."""
+    from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
+
+    (document,) = documents("mlflow/compose.yaml")
+    secrets = [ROOT / one["file"] for one in document["secrets"].values()]
+    assert any(excludes(secrets[0]) for excludes in get_excludes_from_ignore_files(ROOT, include_gitignore=True))
+
+
 @pytest.mark.parametrize("file", ["image/Dockerfile", "mlflow/Dockerfile"])
 def test_container_files(file):
     """Known instructions; what is copied exists; the last user is not root."""
@@ -180,6 +197,67 @@ def test_container_files(file):
 def test_scripts(script):
     subprocess.run(["bash", "-n", str(INFRA / script)], check=True)
     assert (INFRA / script).stat().st_mode & 0o111
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch):
+    """Programs that do nothing but write down their command lines, and a short folder."""
+    body = """#!/bin/sh
+echo "$(basename "$0") $*" >> "$LOG"
+case $0 in *initdb) mkdir -p "${1#--pgdata=}" ;; *postgres) exec sleep 60 ;; esac
+"""
+    for name in ("initdb", "postgres", "pg_isready", "createdb", "mlflow", "python"):
+        (tmp_path / name).write_text(body.replace("$LOG", str(tmp_path / "log")))
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    for name, value in {"PG_BIN": str(tmp_path), "MLFLOW": str(tmp_path / "mlflow"), "PG_USER": "root"}.items():
+        monkeypatch.setenv(name, value)
+    with tempfile.TemporaryDirectory() as short:
+        monkeypatch.chdir(short)
+        yield tmp_path / "log"
+
+
+def served(folder: str, artifacts: str) -> str:
+    command = [str(INFRA / "mlflow/serve_here.sh"), folder, artifacts]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60).stderr
+
+
+def test_mlflow_here_takes_relative_folders(programs):
+    served("server", "artifacts")
+    assert f"--artifacts-destination={Path.cwd()}/artifacts" in programs.read_text()
+
+
+def test_mlflow_here_says_which_folders_cannot_be(programs, monkeypatch):
+    assert "more than the 107 bytes" in served("x" * 90, "artifacts")
+    if os.getuid() == 0:
+        monkeypatch.setenv("PG_USER", "nobody")
+        assert "error: the user 'nobody'" in served("server", "artifacts")
+        assert not programs.exists()
+
+
+def test_the_database_is_upgraded_without_its_password_on_a_command_line(programs, tmp_path, monkeypatch):
+    (tmp_path / "password").write_text("hunter2")
+    for name, value in {
+        "PGPASSWORD_FILE": str(tmp_path / "password"),
+        "ARTIFACTS": "x",
+        "MLFLOW_UPGRADE": "yes",
+    }.items():
+        monkeypatch.setenv(name, value)
+    subprocess.run([str(INFRA / "mlflow/entrypoint.sh")], check=True, timeout=60)
+    upgrade, serve = programs.read_text().splitlines()
+    assert "mlflow.db import upgrade" in upgrade
+    assert serve.startswith("mlflow server")
+    assert "hunter2" not in upgrade + serve
+
+
+def test_mlflow_answers_to_the_names_that_clusters_have_for_it():
+    (compose,), kubernetes = documents("mlflow/compose.yaml"), documents("mlflow/kubernetes.yaml")
+    (pod,) = [one["spec"]["template"]["spec"] for one in kubernetes if one["kind"] == "Deployment"]
+    (hosts,) = [one["value"] for one in pod["containers"][0]["env"] if one["name"] == "MLFLOW_ALLOWED_HOSTS"]
+    allowed = compose["services"]["mlflow"]["environment"]["MLFLOW_ALLOWED_HOSTS"]
+    for file, names in {"aws/cluster.yaml": allowed, "kuberay/raycluster.yaml": hosts}.items():
+        (host,) = re.findall(r"(?:MLFLOW_TRACKING_URI\W.*)http://([\w.:]+)", (INFRA / file).read_text())
+        assert host in re.split(r"[-,}]", names)
 
 
 _SECRET = re.compile(r"AKIA[0-9A-Z]{16}|-----BEGIN|(?i:password|secret|token)\w*\s*[:=]\s*[\"']?[A-Za-z0-9+]{16,}")

@@ -1,9 +1,15 @@
 import math
+import sys
 from dataclasses import replace
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
-from pipeline.errors import UserError
+from jobs import register
+from pipeline.errors import UserError, run_command
 from pipeline.registry.decision import Comparison, Difference, objections, scales_inside, shared_groups
 from pipeline.registry.promotion import Change, champions
 from pipeline.registry.resolve import resolve_model
@@ -105,3 +111,34 @@ def test_a_path_is_a_model_uri_and_a_missing_database_is_not_made(tmp_path, monk
     with pytest.raises(UserError, match="no MLflow database"):
         resolve_model("models:/anysr/1")
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def register_py(monkeypatch, capsys, *arguments):
+    """What jobs/register.py says to a command that it cannot do."""
+    monkeypatch.setattr(sys, "argv", ["register.py", *arguments])
+    assert run_command(register.main) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("command", ["list", "rollback", "promote 1", "export champion x"])
+def test_a_registry_that_cannot_be_used_is_one_line(monkeypatch, capsys, tmp_path, command):
+    (tmp_path / "no.db").write_text("This is no database. " * 100)
+    for uri, mend in {"http://127.0.0.1:9": "start the server", f"sqlite:///{tmp_path}/no.db": "the database"}.items():
+        line = register_py(monkeypatch, capsys, *command.split(), "--tracking-uri", uri)
+        assert line.startswith(f"error: the registry at {uri} cannot be used")
+        assert mend in line
+
+
+def test_models_that_are_not_there_or_empty_are_told(monkeypatch, capsys):
+    client = MagicMock()
+    client.search_model_versions.return_value = []
+    client.search_registered_models.return_value = [SimpleNamespace(name=name) for name in ("anysr", "anysr.promoting")]
+    monkeypatch.setattr("pipeline.registry.versions.MlflowClient", lambda uri: client)
+    uri = ("--tracking-uri", "http://host:5000")
+    assert "has no version; train one" in register_py(monkeypatch, capsys, "list", *uri)
+    client.get_registered_model.side_effect = MlflowException("no such model", RESOURCE_DOES_NOT_EXIST)
+    client.get_model_version_by_alias.side_effect = client.get_registered_model.side_effect
+    for command in ("list", "rollback"):
+        line = register_py(monkeypatch, capsys, command, *uri)
+        assert "no such model at http://host:5000; models there: anysr, or" in line

@@ -1,4 +1,6 @@
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -7,12 +9,17 @@ import anysr
 from anysr.cost import cost, mean_macs
 from pipeline.config import load_config
 from pipeline.errors import UserError
+from pipeline.run import run_training
+from pipeline.run_folder import RunFolder
+from pipeline.search import search as search_module
 from pipeline.search.ablation import ablation_rows
 from pipeline.search.objectives import Objectives, pareto_front, step_macs, steps_for
 from pipeline.search.partition import group_weights, growing_widths, scale_groups
 from pipeline.search.proposals import open_proposals
 from pipeline.search.run import run_search
+from pipeline.search.search import NotNowError, Search
 from pipeline.search.space import load_space
+from pipeline.tracking.tracker import FileTracker
 from tests.conftest import ROOT
 
 BASE = ROOT / "jobs/configs/photos.yaml"
@@ -115,6 +122,9 @@ class TestSpace:
             ("model.subnets.groups={choose: [2, 40]}", "model.subnets.groups=40"),
             ("model.subnets.decoder_width={between: [0.5, 1.0]}", "widths must grow"),
             ("model.subnets.edges=[1, 2]", "2 groups need 1"),
+            ("train.seed={choose: [2020-01-01, 8]}", "train.seed: Object of type date"),
+            ("search.sampler=grid", "needs steps"),
+            (f"run.name={'n' * 97}", "too long for a search"),
             ("train.batch_size={choose: [4, 7.5]}", "train.batch_size=7.5"),
         ],
     )
@@ -239,6 +249,98 @@ def test_a_killed_search_goes_on_as_if_nothing_had_happened(tiny, tmp_path, samp
     assert third.ran == []
 
 
+class AwayTracker(FileTracker):
+    """A tracker that comes and goes."""
+
+    away, ends = False, []
+
+    def __init__(self, config):
+        if self.away:
+            raise UserError("does not answer")
+        super().__init__(Path(config.run.storage) / config.run.name)
+        self._name = config.run.name
+
+    def end(self, status):
+        if not self.away:
+            self.ends.append((self._name, status))
+        return not self.away
+
+
+@pytest.fixture
+def away(monkeypatch):
+    """The class, and a clock that is moved by hand."""
+    monkeypatch.setattr(AwayTracker, "ends", [])
+    monkeypatch.setattr(AwayTracker, "away", False)
+    clock = SimpleNamespace(now=1.0, monotonic=lambda: clock.now)
+    monkeypatch.setattr(search_module, "time", clock)
+    AwayTracker.clock = clock
+    return AwayTracker
+
+
+def opened(space, tmp_path, tracker):
+    config = space.reference()
+    folder = RunFolder(config.run.storage, config.run.name, None)
+    folder.prepare(0)
+    return Search(space, config, folder, tracker)
+
+
+def finish(search, number):
+    steps = search.trials[number].steps
+    search.report(number, steps, {"2": 30.0, "4": 26.0})
+    search.ended(number)
+
+
+def test_a_tracker_that_is_away_for_a_while_delays_a_trial(tiny, tmp_path, away, monkeypatch):
+    search = opened(tiny(), tmp_path, away)
+    assert search.next().trial.number == 0
+    away.away = True
+    for _ in range(3):
+        with pytest.raises(NotNowError):
+            search.next()
+    away.away, away.clock.now = False, 4.0
+    again = search.next()
+    assert (again.trial.number, len(search.trials)) == (1, 2)
+    away.away = True
+    with pytest.raises(NotNowError):
+        search.next()
+    away.clock.now += 400
+    with pytest.raises(UserError, match="does not answer"):
+        search.next()
+
+
+def test_the_end_of_a_trial_is_tracked_once_the_tracker_is_back(tiny, tmp_path, away):
+    search = opened(tiny(), tmp_path, away)
+    search.next()
+    search.next()
+    search.next()
+    away.away = True
+    finish(search, 0)
+    finish(search, 1)
+    away.away, away.clock.now = False, 100.0
+    finish(search, 2)
+    search.next()
+    assert sorted(away.ends) == [(f"s-00{number}", "FINISHED") for number in (0, 1, 2)]
+    away.away = True
+    finish(search, 3)
+    search.interrupted()  # the process ends, MLflow still away
+    away.away, away.ends[:] = False, []
+    assert opened(tiny(), tmp_path, away).next().trial.number == 4
+    assert away.ends == [("s-003", "FINISHED")]
+    opened(tiny(), tmp_path, away).next()
+    assert away.ends == [("s-003", "FINISHED")]
+
+
+def test_a_trial_goes_on_with_the_clusters_and_caches_of_today(tiny, tmp_path, away):
+    opened(tiny(), tmp_path, away).next()
+    moved = ["ray.num_workers=2", "tracking.experiment=other", f"data.cache={tmp_path}/cache", "data.cache_gb=7"]
+    (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    again = opened(tiny(*moved, f"run.storage={tmp_path}/elsewhere"), tmp_path, away).next()
+    config = again.config
+    assert (config.run.name, config.run.storage) == ("s-000", f"{tmp_path}/elsewhere/s/trials")
+    assert (config.ray.num_workers, config.tracking.experiment, config.data.cache_gb) == (2, "other", 7)
+    assert again.trial.config == config.to_dict()
+
+
 def test_what_a_search_leaves(tiny, tmp_path, capsys):
     assert run_search(tiny(), Machine(stopping={1})) == 0
     folder = tmp_path / "runs/s"
@@ -265,8 +367,27 @@ def test_another_space_is_refused_and_more_trials_are_welcome(tiny):
     with pytest.raises(UserError, match=r"choices\.model\.interweave\.interval"):
         run_search(tiny("model.interweave.interval={choose: [4, 8]}"), Machine())
     more = Machine()
-    run_search(tiny("search.trials=7"), more)
+    run_search(tiny("search.trials=7", "data.cache_gb=5", "ray.num_workers=2"), more)
     assert [number for number, _ in more.ran] == [6]
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}"])
+def test_a_damaged_description_is_named(tiny, tmp_path, content):
+    (tmp_path / "runs/s").mkdir(parents=True)
+    (tmp_path / "runs/s/space.json").write_text(content)
+    with pytest.raises(UserError, match=r"runs/s/space\.json is damaged"):
+        run_search(tiny(), Machine())
+
+
+def test_a_search_and_a_training_run_share_no_folder(tiny, tmp_path):
+    searched, trained = tmp_path / "runs/s", tmp_path / "runs/t"
+    for folder, mark in ((searched, "space.json"), (trained, "config.yaml")):
+        folder.mkdir(parents=True)
+        (folder / mark).write_text("{}")
+    with pytest.raises(UserError, match="runs/t is the folder of a training run"):
+        run_search(tiny("run.name=t"), Machine())
+    with pytest.raises(UserError, match="runs/s is the folder of a search"):
+        run_training(tiny().reference(), pytest.fail)
 
 
 def test_failed_trials_are_tried_again(tiny, tmp_path):
