@@ -85,7 +85,7 @@ def _evaluation(args: argparse.Namespace) -> Evaluation:
     scales = _scales(args, candidates)
     return Evaluation(
         candidates,
-        tuple(open_suite(text, scales) for text in args.suite),
+        tuple(open_suite(text, scales, _say) for text in args.suite),
         scales,
         tuple(dict.fromkeys(args.metrics)),
         args.protocol,
@@ -126,7 +126,13 @@ def _parser() -> argparse.ArgumentParser:
     model = "model file, released checkpoint (.pth), models:/NAME@ALIAS, or the word bicubic; NAME= before it names it"
     add("--model", required=True, nargs="+", action="extend", help=model)
     add("--original", nargs="+", action="extend", default=[], help="networks to compare with, scored as a whole")
-    add("--suite", required=True, action="append", metavar="NAME=HR[,LR]", help="folder of images; may be repeated")
+    add(
+        "--suite",
+        required=True,
+        action="append",
+        metavar="NAME=HR[,LR]",
+        help="folder of images, or a data set with them in HR; may be repeated",
+    )
     add("--scales", nargs="+", default=[], help="2, 2x3.1 (height x width), 1.1:4.0:0.1; 2 3 4 without a sweep")
     add("--sweep", nargs="+", default=[], choices=(*SWEEPS, BOUNDARIES), help="scales by name, beside --scales")
     add("--subnets", nargs="+", help="auto (default), full, each, or indices; auto and full with --report")

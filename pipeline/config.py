@@ -102,7 +102,7 @@ class DataConfig(Section):
     """Photos, and how training samples are cut from them."""
 
     train: FolderPlace | None = None
-    """Folder of HR photos, or s3://bucket/prefix; null is the photos in the box."""
+    """Folder of HR photos or of a data set with them in HR, or s3://bucket/prefix; null is the photos in the box."""
     validation: FolderPlace | None = None
     """Folder of HR photos never trained on, or s3://bucket/prefix; null is the photos in the box."""
     on_error: Literal["fail", "skip"] = "fail"

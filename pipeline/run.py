@@ -164,6 +164,8 @@ def _announce(
     if config.factor is not None:
         print(f"  this network enlarges ×{config.factor} only: validation.scales is not used")
     print(f"photos: {len(photos[0])} to train, {len(photos[1])} to validate")
+    for kind, one in zip(("train on", "validate on"), photos, strict=True):
+        print(f"  to {kind}: {one.photos}")
     for line in (*photos[0].skipped, *photos[1].skipped):
         print(f"  skipped: {line}")
     print(tracker.describe(), flush=True)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -35,13 +35,16 @@ class PhotoMap:
     """Decoded photos by index.
 
     Attributes:
-        names: file names relative to the folder.
+        photos: the folder they were decoded from.
+        names: file names relative to that folder.
+        digests: of the files' contents, by name, those of photos left out among them.
         fingerprint: hash of the photos' names and contents.
         skipped: one line per photo left out under ``on_error=skip``.
     """
 
-    def __init__(self, folder: Path, min_side_px: int = 1) -> None:
+    def __init__(self, folder: Path, photos: Path, digests: Mapping[str, str], min_side_px: int = 1) -> None:
         index = json.loads((folder / INDEX).read_text())
+        self.photos, self.digests = photos, digests
         self.fingerprint: str = index["fingerprint"]
         entries = [Entry(**entry) for entry in index["entries"]]
         small = [entry for entry in entries if min(entry.height, entry.width) < min_side_px]
@@ -80,7 +83,8 @@ def open_photo_map(
             larger than ``config.max_megapixels`` or smaller than ``min_side_px`` on a side.
     """
     paths = list_photos(photos)
-    fingerprint = _fingerprint(photos, paths)
+    digests = {path.relative_to(photos).as_posix(): _digest(path) for path in paths}
+    fingerprint = _fingerprint(digests)
     root = cache_folder(config.cache)
     key = hashlib.sha256(f"{_VERSION} {fingerprint} {config.max_megapixels}".encode())
     target = root / key.hexdigest()[:24]
@@ -91,7 +95,7 @@ def open_photo_map(
                 shutil.rmtree(target, ignore_errors=True)
                 partial.rename(target)
             note_use(target)
-            found = PhotoMap(target, min_side_px)
+            found = PhotoMap(target, photos, digests, min_side_px)
     except OSError as error:
         shutil.rmtree(target.with_suffix(".partial"), ignore_errors=True)
         raise UserError(
@@ -137,13 +141,16 @@ def _build(folder: Path, root: Path, paths: list[Path], fingerprint: str, config
     (folder / INDEX).write_text(json.dumps(index))
 
 
-def _fingerprint(root: Path, paths: list[Path]) -> str:
+def _digest(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").hexdigest()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _fingerprint(digests: Mapping[str, str]) -> str:
     digest = hashlib.sha256()
-    for path in paths:
-        try:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "blake2b").hexdigest()
-        except OSError as error:
-            raise UserError(f"cannot read {path}: {error.strerror}") from error
-        digest.update(os.fsencode(path.relative_to(root)) + f" {content}\n".encode())
+    for name, content in digests.items():
+        digest.update(os.fsencode(name) + f" {content}\n".encode())
     return digest.hexdigest()

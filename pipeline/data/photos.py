@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pipeline.storage.places import Place
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 _IN_THE_BOX = Path(__file__).parent / "photos"
+_OF_LR = re.compile(r"(^|_)LR(_|bic|$)")  # LR_bicubic, DIV2K_train_LR_bicubic, LRbicx2
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -24,17 +26,26 @@ Pixels = npt.NDArray[np.uint8]
 def photo_folder(place: Place | None, split: str, cache: Path | None = None, cache_gb: float | None = None) -> Path:
     """The folder itself, this machine's copy of what lies on S3, or the photos in the box for None.
 
+    Of a data set with its HR images in a folder ``HR`` it is that one, see :func:`hr_folder`.
+
     Args:
         place: a folder, or an S3 prefix.
         split: "train" or "validation", of the photos in the box.
         cache: where copies are kept; None is $ANYSR_CACHE, else the user's cache folder.
         cache_gb: limit of all copies; None is $ANYSR_CACHE_GB, else 100.
     """
-    return _IN_THE_BOX / split if place is None else local_folder(place, cache_gb, cache).resolve()
+    return _IN_THE_BOX / split if place is None else hr_folder(local_folder(place, cache_gb, cache).resolve())
+
+
+def hr_folder(folder: Path) -> Path:
+    """Where a data set's HR images lie: in its folder ``HR``, as jobs/prepare_data.py puts them, else in itself."""
+    return folder / "HR" if (folder / "HR").is_dir() else folder
 
 
 def list_photos(folder: Path) -> list[Path]:
     """Image files below a folder, in a fixed order.
+
+    Folders of LR images beside others (``LR_bicubic``, ``…_LR_…``) are left out.
 
     Raises:
         UserError: the folder is missing or holds no image.
@@ -48,7 +59,11 @@ def list_photos(folder: Path) -> list[Path]:
     found = sorted(p for p in candidates if p.is_file())
     if not found:
         raise UserError(f"{folder} holds no image; files ending in {', '.join(SUFFIXES)} are read")
-    return found
+    return [path for path in found if not _is_lr(path.relative_to(folder))] or found
+
+
+def _is_lr(path: Path) -> bool:
+    return any(_OF_LR.search(part) for part in path.parent.parts)
 
 
 def decode_rgb(path: Path, max_megapixels: float) -> Pixels:

@@ -18,7 +18,7 @@ from pipeline.data.download import Patience, Remote, bytes_so_far, fetch
 from pipeline.data.layout import archive_file, check_ours, empty_folder, is_ready, put
 from pipeline.data.photo_cache import cache_folder
 from pipeline.data.photo_map import open_photo_map
-from pipeline.data.photos import list_photos
+from pipeline.data.photos import hr_folder, list_photos
 from pipeline.data.progress import shown_progress
 from pipeline.data.unpack import Limits, unpack
 from pipeline.errors import UserError, without_secrets
@@ -82,8 +82,7 @@ def take_manga109(given: Path, how: Preparation) -> None:
     Raises:
         UserError: there are none, or no room for them.
     """
-    folder = given.expanduser().resolve()
-    folder = folder / "HR" if (folder / "HR").is_dir() else folder
+    folder = hr_folder(given.expanduser().resolve())
     images, target = list_photos(folder), how.root / MANGA109
     if len(images) != 109:
         how.say(f"note: the benchmark {MANGA109} is 109 images, one page of each volume; {folder} holds {len(images)}")

@@ -49,7 +49,8 @@ def compare(
     old, new = (_network(uri, name, tracking_uri) for uri, name in ((old_uri, OLD), (new_uri, NEW)))
     groups = shared_groups(_edges(old.model), _edges(new.model))
     wanted = parse_scales(scales) if scales else _spread(old, groups)
-    opened = tuple(open_suite(text, wanted) for text in suites or [f"photos={photo_folder(None, 'validation')}"])
+    named = suites or [f"photos={photo_folder(None, 'validation')}"]
+    opened = tuple(open_suite(text, wanted, say) for text in named)
     if old.digest == new.digest:
         differences: list[Difference] = []
         protocol = "the two are the same network"

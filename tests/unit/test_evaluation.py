@@ -102,16 +102,60 @@ def save(path, height=32, width=40, seed=0):
     Image.fromarray(pixels).save(path)
 
 
-def test_lr_images_are_paired_by_name_and_else_by_order(tmp_path):
+def paired(tmp_path, hr, lr, scale="2"):
+    """The LR file that each HR file gets."""
+    folders = []
+    for kind, names, size in (("hr", hr, (32, 40)), ("lr", lr, (16, 20))):
+        folders.append(tmp_path / f"{kind}-{len(list(tmp_path.iterdir()))}")
+        for name in names:
+            save(folders[-1] / name, *size)
+    (one,) = parse_scales([scale])
+    suite = open_suite(f"s={folders[0]},{folders[1]}", [one])
+    return {h.name: low.relative_to(folders[1]).as_posix() for h, low in zip(suite.hr, suite.lr[one], strict=True)}
+
+
+def test_lr_images_are_paired_by_name_and_else_by_number(tmp_path):
+    # Sorted by name, a1x2 comes before ax2, and 10 before 2.
+    assert paired(tmp_path, ["a.png", "a1.png"], ["ax2.png", "a1x2.png"]) == {"a.png": "ax2.png", "a1.png": "a1x2.png"}
+    assert paired(tmp_path, ["a.png", "a1.png"], ["a_low.png", "a1_low.png"])["a.png"] == "a_low.png"
+    numbered = paired(tmp_path, ["1.png", "2.png", "10.png"], ["001_LR.png", "002_LR.png", "010_LR.png"])
+    assert numbered == {"1.png": "001_LR.png", "2.png": "002_LR.png", "10.png": "010_LR.png"}
+    urban = paired(tmp_path, ["img_001_SRF_2_HR.png", "img_002_SRF_2_HR.png"], ["low/img1.png", "low/img2.png"])
+    assert urban["img_002_SRF_2_HR.png"] == "low/img2.png"
+
+
+@pytest.mark.parametrize("lr", [["0.png", "1.png", "2.png"], ["1.png", "2.png", "02.png"], ["a.png", "b.png", "c.png"]])
+def test_lr_images_that_cannot_be_paired_are_refused(tmp_path, lr):
+    with pytest.raises(UserError, match=r"not clear which image in .* is the LR image of \S+\.png; call it"):
+        paired(tmp_path, ["1.png", "2.png", "3.png"], lr)
+
+
+def test_of_a_data_set_the_hr_images_alone_are_scored(tmp_path):
+    """In the layout of jobs/prepare_data.py, and where folders of LR images lie beside others."""
+    for name in ("b.png", "a.png"):
+        save(tmp_path / "Set5/HR" / name)
+        save(tmp_path / "Set5/LR_bicubic/X2" / name, 16, 20)
+        save(tmp_path / "mine/DIV2K_HR" / name)
+        save(tmp_path / "mine/DIV2K_LR_bicubic/X2" / name, 16, 20)
+    said: list[str] = []
     two = parse_scales(["2"])
-    for name in ("a", "a1"):
-        save(tmp_path / f"hr/{name}.png")
-        save(tmp_path / f"lr/{name}x2.png", 16, 20)  # sorted by name, a1x2 comes before ax2
-        save(tmp_path / f"other/{name}_low.png", 16, 20)
-    suite = open_suite(f"s={tmp_path}/hr,{tmp_path}/lr", two)
-    assert [path.stem for path in suite.lr[two[0]]] == ["ax2", "a1x2"]
-    suite = open_suite(f"s={tmp_path}/hr,{tmp_path}/other", two)
-    assert [path.stem for path in suite.lr[two[0]]] == ["a1_low", "a_low"]
+    suite = open_suite(f"{tmp_path}/Set5,{tmp_path}/Set5/LR_bicubic/X{{scale}}", two, said.append)
+    assert (suite.name, [suite.image_name(i) for i in range(2)]) == ("Set5", ["a.png", "b.png"])
+    assert [low.parent.name for low in suite.lr[two[0]]] == ["X2", "X2"]
+    assert said == [f"suite Set5: the 2 images in {tmp_path}/Set5/HR are scored, and nothing beside that folder"]
+    assert len(open_suite(f"{tmp_path}/mine", two).hr) == 2
+
+
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("DIV2K/valid/HR", "DIV2K_valid"), ("DIV2K/valid", "DIV2K_valid"), ("Set5/HR", "Set5"), ("B100", "B100")],
+)
+def test_a_suite_is_called_as_its_data_set(tmp_path, folder, name):
+    """LIIF's protocol knows DIV2K by it."""
+    save(tmp_path / folder / "a.png")
+    suite = open_suite(str(tmp_path / folder), parse_scales(["2"]))
+    assert suite.name == name
+    assert (protocol_for("liif", suite.name).name == "liif-div2k") == name.startswith("DIV2K")
 
 
 def test_turned_images_are_paired_as_they_are_shown(tmp_path):

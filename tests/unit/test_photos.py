@@ -27,6 +27,16 @@ def test_the_box_holds_16_and_4_photos():
     assert len(list_photos(photo_folder(None, "validation"))) == 4
 
 
+def test_of_a_data_set_the_hr_images_alone_are_trained_on(folder):
+    (folder / "HR").mkdir()
+    (folder / "LR_bicubic/X2").mkdir(parents=True)
+    Image.fromarray(noise()).save(folder / "LR_bicubic/X2/0.png")
+    assert len(list_photos(folder)) == 3
+    assert len(list_photos(folder / "LR_bicubic")) == 1
+    assert photo_folder(folder, "train") == folder / "HR"
+    assert photo_folder(folder / "LR_bicubic", "train") == folder / "LR_bicubic"
+
+
 def test_a_missing_and_an_empty_folder_and_one_of_texts_are_refused(tmp_path):
     with pytest.raises(UserError, match="no folder of photos"):
         list_photos(tmp_path / "absent")
