@@ -191,7 +191,8 @@ class TrainConfig(Section):
     clip_norm: float | None = Field(None, gt=0)
     """Largest gradient norm; null does not clip."""
     ema_decay: float | None = Field(0.999, ge=0, lt=1)
-    """Decay of the weights' moving average, which is what is evaluated and shipped; null keeps none."""
+    """Decay of the weights' moving average, which is what is evaluated and shipped; null keeps none. It rises to
+    this: the n-th update's decay is at most (1 + n) / (10 + n)."""
     distillation: Fraction = 0.0
     """How much of a narrower network's target is the full network's answer to the same batch (detached), the rest
     being the photo; needs sampling.widths "pair" or "sandwich"."""
@@ -199,8 +200,8 @@ class TrainConfig(Section):
     """Model file, released checkpoint or network in the box whose weights the run starts with; a plain network starts
     an any-resource one of the same encoder and decoder."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
-    """bfloat16 runs forward and backward under autocast; weights stay float32. auto is bfloat16 where the device
-    multiplies it faster."""
+    """bfloat16 runs forward and backward under autocast; weights stay float32. auto is bfloat16 if all
+    workers' devices multiply it faster when the run starts; it goes on so on any other machine."""
     cuda_graphs: bool = True
     """Record the encoder's kernels once and replay them at every step, in a run without Ray on a GPU: a small network
     otherwise waits for Python there."""
@@ -245,7 +246,7 @@ class RunConfig(Section):
     storage: str = "runs"
     """Folder for checkpoints and results that every node reaches, or s3://bucket/prefix."""
     allow_changes: bool = False
-    """Resume although the configuration differs from the one the run started with."""
+    """Resume although configuration or photos differ from what the run started with; each change is printed."""
 
 
 class RayConfig(Section):

@@ -17,7 +17,7 @@ import yaml
 import anysr
 from anysr import AnySR
 from pipeline.config import RunConfig, TrainingConfig
-from pipeline.data.photo_map import PhotoMap
+from pipeline.data.photo_map import PhotoMap, trained_on
 from pipeline.data.photos import Pixels
 from pipeline.data.progress import shown_progress
 from pipeline.errors import FatalError, UserError
@@ -168,7 +168,20 @@ def _announce(
         print(f"  to {kind}: {one.photos}")
     for line in (*photos[0].skipped, *photos[1].skipped):
         print(f"  skipped: {line}")
+    for line in _remarks(config, photos):
+        print(line)
     print(tracker.describe(), flush=True)
+
+
+def _remarks(config: TrainingConfig, photos: tuple[PhotoMap, PhotoMap]) -> Iterator[str]:
+    """What is likely not meant."""
+    if (overlap := trained_on(*photos)) is not None:
+        yield overlap
+    if config.train.warmup_steps >= config.train.steps:
+        yield (
+            f"warning: train.warmup_steps {config.train.warmup_steps} leaves nothing of train.steps "
+            f"{config.train.steps} for train.schedule; the learning rate rises to the end"
+        )
 
 
 def _log_costs(model: AnySR, config: TrainingConfig, sink: SinkSpec) -> None:

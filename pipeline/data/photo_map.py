@@ -109,6 +109,19 @@ def open_photo_map(
     return found
 
 
+def trained_on(train: PhotoMap, validation: PhotoMap) -> str | None:
+    """A warning where photos to validate on are, byte for byte, among those to train on."""
+    seen = {train.digests[name] for name in train.names}
+    both = [name for name in validation.names if validation.digests[name] in seen]
+    if not both:
+        return None
+    shown = ", ".join(both[:3]) + (", …" if len(both) > 3 else "")
+    return (
+        f"warning: {len(both)} of the {len(validation)} photos to validate on are trained on, too ({shown}); their "
+        "scores say little of other photos: set data.validation to photos of their own"
+    )
+
+
 def _too_small(entry: Entry, min_side_px: int) -> str:
     return (
         f"{entry.name} is {entry.width} x {entry.height}, smaller than the {min_side_px} px that the largest crop "

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.config import TrainingConfig, changed_keys
+from pipeline.data.photo_map import trained_on
 from pipeline.errors import UserError
 from pipeline.files import held
 from pipeline.on_ray.submit import in_ray_job
@@ -119,4 +120,6 @@ def _decisive(described: dict[str, Any]) -> dict[str, Any]:
 
 def _check_photos(space: Space) -> None:
     """Decode the photos before the first trial, at the size that the greediest trial needs."""
-    open_photos(max([space.reference(), *space.corner_configs], key=lambda config: config.hr_crop_px))
+    photos = open_photos(max([space.reference(), *space.corner_configs], key=lambda config: config.hr_crop_px))
+    if (overlap := trained_on(*photos)) is not None:
+        print(overlap)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from anysr.fast_linear import has_fast_bf16
 from pipeline.config import TrainingConfig
 from pipeline.data.draws import Draw
 from pipeline.data.photo_map import PhotoMap, Report, open_photo_map
@@ -43,19 +44,23 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
     train_photos, validation_photos = open_photos(config)
     state = TrainState.fresh(config, context.device)
     state.run_id, state.photos = run_id, (train_photos.fingerprint, validation_photos.fingerprint)
+    state.precision = _precision(config, context)
     with context.latest_checkpoint() as folder:
         if folder is not None:
-            log.restore(state.restore(folder, config))
+            log.restore(state.restore(folder, config, context.show))
             workers = f" with {context.world_size} workers" if context.world_size > 1 else ""
             context.show(f"resuming at step {state.step}{workers}")
         elif config.train.init_from is not None:
             warm_start(state.model, config.train.init_from)
             context.show(f"starting from the weights of {config.train.init_from}")
+    if config.train.precision == "auto":
+        context.show(f"train.precision=auto: {state.precision}, to the end of this run")
+    how = config.train.model_copy(update={"precision": state.precision})
     model = context.wrap(state.model)
     dataset = StepBatches(train_photos, config, context.rank, context.world_size)
     meter = _Meter(config, context, log, state)
     for batches in batches_from(dataset, range(state.step, config.train.steps), config.data.loader_processes):
-        loss = train_step(state, model, batches, config.train)
+        loss = train_step(state, model, batches, how)
         meter.step_done(loss, batches)
         stopping = _stop_requested(state.step, config, context)
         if stopping:
@@ -86,6 +91,13 @@ def open_photos(config: TrainingConfig, report: Report = lambda done, total: Non
         open_photo_map(train, data, config.hr_crop_px, report),
         open_photo_map(validation, data, config.validation_px, report),
     )
+
+
+def _precision(config: TrainingConfig, context: WorkerContext) -> str:
+    """What the steps of a new run are computed in; for auto the workers agree on it."""
+    if config.train.precision != "auto":
+        return config.train.precision
+    return "bfloat16" if all(context.gather([has_fast_bf16(context.device)])) else "float32"
 
 
 def _is_due(step: int, every: int, last: int) -> bool:

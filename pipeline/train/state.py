@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +36,7 @@ class TrainState:
         loss_windows: each worker's losses since the last logged mean.
         run_id: the MLflow run.
         photos: fingerprints of those to train on and to validate on.
+        precision: of this run's steps, "float32" or "bfloat16"; decided once, for all workers and machines.
         watch: the steps whose losses nobody has looked at yet.
     """
 
@@ -46,6 +48,7 @@ class TrainState:
     loss_windows: list[list[float]] = field(default_factory=list)
     run_id: str | None = None
     photos: tuple[str, str] | None = None
+    precision: str = "float32"
     watch: FiniteWatch = field(default_factory=FiniteWatch)
 
     @classmethod
@@ -73,6 +76,7 @@ class TrainState:
             "loss_windows": self.loss_windows,
             "run_id": self.run_id,
             "photos": self.photos,
+            "precision": self.precision,
             "rng": _rng_states(),
             "pending_metrics": pending_metrics,
             "config": config.to_dict(),
@@ -81,15 +85,21 @@ class TrainState:
         anysr.save(self.best_model, folder / MODEL_FILE)
         (folder / _CONFIG).write_text(config.to_yaml())
 
-    def restore(self, folder: Path, config: TrainingConfig) -> list[Any]:
+    def restore(
+        self, folder: Path, config: TrainingConfig, say: Callable[[str], None] = lambda line: None
+    ) -> list[Any]:
         """Take over a checkpoint; returns the metrics that the tracker had not sent by then.
 
+        ``say`` is told each change since then that ``run.allow_changes`` lets pass.
+
         Raises:
-            FatalError: the checkpoint is damaged, or the configuration has changed since.
+            FatalError: the checkpoint is damaged, or the configuration or the photos have changed since.
         """
         values = read_checkpoint(folder)
-        check_unchanged(values["config"], config)
-        self._check_photos(values.get("photos"), config)
+        for change in (*check_unchanged(values["config"], config), *self._changed_photos(values.get("photos"), config)):
+            say(f"changed since the checkpoint, as run.allow_changes permits: {change}")
+        if config.train.precision == "auto":  # as the run began, whatever machine this is
+            self.precision = values.get("precision", self.precision)
         self.model.load_state_dict(values["model"])
         if self.ema is not None and values["ema"] is not None:
             self.ema.load_state_dict(values["ema"])
@@ -109,14 +119,17 @@ class TrainState:
         pending: list[Any] = values["pending_metrics"]
         return pending
 
-    def _check_photos(self, before: tuple[str, str] | None, config: TrainingConfig) -> None:
-        if before is None or self.photos is None or before == self.photos or config.run.allow_changes:
-            return
-        kind = "to train on" if before[0] != self.photos[0] else "to validate on"
-        raise FatalError(
-            f"the photos {kind} are not those that the run {config.run.name!r} was started with; bring those back, "
-            "choose a new run.name, or set run.allow_changes=true to go on with these"
-        )
+    def _changed_photos(self, before: tuple[str, str] | None, config: TrainingConfig) -> list[str]:
+        if before is None or self.photos is None:
+            return []
+        kinds = ("to train on", "to validate on")
+        changed = [kind for kind, old, new in zip(kinds, before, self.photos, strict=True) if old != new]
+        if changed and not config.run.allow_changes:
+            raise FatalError(
+                f"the photos {changed[0]} are not those that the run {config.run.name!r} was started with; bring those "
+                "back, choose a new run.name, or set run.allow_changes=true to go on with these"
+            )
+        return [f"the photos {kind} are others" for kind in changed]
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any]:
@@ -132,10 +145,10 @@ def read_checkpoint(folder: Path) -> dict[str, Any]:
     return values
 
 
-def check_unchanged(before: dict[str, Any], config: TrainingConfig) -> None:
-    """Refuse to resume with another configuration, unless it says so.
+def check_unchanged(before: dict[str, Any], config: TrainingConfig) -> list[str]:
+    """Refuse to resume with another configuration, unless it says so; returns what it lets pass then.
 
-    Only what cannot change the weights may differ in silence: the run's place, Ray and tracking.
+    Only what cannot change the weights may differ in silence: places of the run and of its photos, Ray and tracking.
     """
     old, new = _decisive(_with_defaults(before)), _decisive(config.to_dict())
     changes = changed_keys(old, new)
@@ -148,6 +161,7 @@ def check_unchanged(before: dict[str, Any], config: TrainingConfig) -> None:
             f"the run {config.run.name!r} was started with another configuration ({'; '.join(changes)}); choose a new "
             "run.name, or set run.allow_changes=true to go on with the new values"
         )
+    return changes
 
 
 def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
@@ -161,7 +175,9 @@ def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:
 def _decisive(values: dict[str, Any]) -> dict[str, Any]:
     """What of a configuration can change the weights."""
     decisive = {key: section for key, section in values.items() if key not in ("run", "ray", "tracking")}
-    decisive["data"] = {k: v for k, v in values["data"].items() if k not in ("cache", "cache_gb", "loader_processes")}
+    # The photos themselves are compared by their contents, wherever they lie.
+    places = ("train", "validation", "cache", "cache_gb", "loader_processes")
+    decisive["data"] = {key: value for key, value in values["data"].items() if key not in places}
     # Read once, at the start: on another machine the file may lie elsewhere, or be gone.
     decisive["train"] = values["train"] | {"init_from": Path(values["train"].get("init_from") or "").name}
     decisive["train"].pop("cuda_graphs", None)  # the same kernels
@@ -175,7 +191,11 @@ def _optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
 
 
 class _MovingAverage(AveragedModel):
-    """Torch's, but the count of updates stays on the CPU: torch sends it to the GPU at every step, and waits."""
+    """Torch's, but the count of updates stays on the CPU: torch sends it to the GPU at every step, and waits.
+
+    The decay of the n-th update (from 0) is at most (1 + n) / (10 + n): a short run would else end on little but
+    its first weights.
+    """
 
     def __init__(self, model: AnySR, decay: float) -> None:
         super().__init__(model)
@@ -183,7 +203,8 @@ class _MovingAverage(AveragedModel):
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        share = 1 - self._decay if int(self.n_averaged) else 1.0
+        count = int(self.n_averaged)
+        share = 1 - min(self._decay, (1 + count) / (10 + count))
         torch._foreach_lerp_(list(self.module.parameters()), list(model.parameters()), share)
         for average, buffer in zip(self.module.buffers(), model.buffers(), strict=True):
             average.copy_(buffer)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from anysr.fast_linear import has_fast_bf16
 from pipeline.config import TrainConfig
 from pipeline.data.samples import Batch
 from pipeline.train.state import TrainState
@@ -84,8 +83,7 @@ def _backward(
 def _answer(model: nn.Module, batch: Batch, subnet: int, precision: str) -> Tensor:
     """(B, Q, 3) float32 in [0, 1]."""
     lr, size = batch.lr.float() / 255, (batch.hr_px, batch.hr_px)
-    rounded = precision == "bfloat16" or (precision == "auto" and has_fast_bf16(lr.device))
-    with torch.autocast(lr.device.type, torch.bfloat16, enabled=rounded):
+    with torch.autocast(lr.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         sr: Tensor = model(lr, batch.draw.scale, size, subnet=subnet, coord=batch.coord)
     return sr.float()
 

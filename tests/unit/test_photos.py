@@ -4,7 +4,7 @@ from PIL import Image
 
 from pipeline.config import DataConfig
 from pipeline.data.degrade import lr_hr_pair, resize_bicubic
-from pipeline.data.photo_map import open_photo_map
+from pipeline.data.photo_map import open_photo_map, trained_on
 from pipeline.data.photos import decode_rgb, list_photos, photo_folder
 from pipeline.errors import UserError
 
@@ -117,6 +117,19 @@ def test_the_map_holds_the_photos_and_notices_changes(folder, tmp_path):
     changed = open_photo_map(folder, data)
     assert changed.fingerprint != photos.fingerprint
     np.testing.assert_array_equal(changed[1], noise(seed=9))
+
+
+def test_photos_that_are_trained_and_validated_on_are_noticed_by_their_contents(folder, tmp_path):
+    data = DataConfig(cache=tmp_path / "cache")
+    other = tmp_path / "other"
+    other.mkdir()
+    Image.fromarray(noise(seed=7)).save(other / "0.png")
+    train, validation = open_photo_map(folder, data), open_photo_map(other, data)
+    assert trained_on(train, validation) is None
+    (other / "again.png").write_bytes((folder / "2.png").read_bytes())
+    found = trained_on(train, open_photo_map(other, data))
+    assert found is not None
+    assert found.startswith("warning: 1 of the 2 photos to validate on are trained on, too (again.png)")
 
 
 def test_an_interrupted_decoding_is_done_again(folder, tmp_path):

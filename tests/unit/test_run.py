@@ -4,6 +4,7 @@ import pytest
 
 from pipeline.errors import FatalError, UserError
 from pipeline.run import run_training
+from tests.conftest import ROOT
 from tests.tiny import tiny_config
 
 
@@ -32,3 +33,19 @@ def test_a_change_that_cannot_be_gone_on_with_leaves_the_record_as_it_was(tmp_pa
     with pytest.raises(FatalError):
         run_training(tiny_config(*changed, f"run.storage={tmp_path}"), fit)
     assert (tmp_path / "r/config.yaml").read_text() == before.to_yaml()
+
+
+def test_what_is_likely_not_meant_is_said_at_the_start(tmp_path, capsys):
+    photos = ROOT / "pipeline/data/photos/validation"
+    config = tiny_config("tracking.backend=jsonl", f"run.storage={tmp_path}", f"data.train={photos}",
+                         "train.warmup_steps=30")  # fmt: skip
+
+    def fit(config, sink):
+        raise FatalError("enough")
+
+    with pytest.raises(FatalError, match="enough"):
+        run_training(config, fit)
+    said = capsys.readouterr().out
+    assert "warning: 4 of the 4 photos to validate on are trained on, too" in said
+    assert "warning: train.warmup_steps 30 leaves nothing of train.steps 24" in said
+    assert f"to train on: {photos}" in said

@@ -9,9 +9,10 @@ from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import photo_folder
 from pipeline.data.samples import StepBatches
 from pipeline.errors import FatalError, UserError
+from pipeline.tracking.metric_log import MetricLog
 from pipeline.train.checkpoints import Checkpoints, damage
 from pipeline.train.finite import FiniteWatch, NonFiniteLossError, OneWorkerError
-from pipeline.train.state import TrainState, check_unchanged
+from pipeline.train.state import TrainState, check_unchanged, read_checkpoint
 from pipeline.train.step import learning_rate_at, train_step
 from tests.tiny import tiny_config
 
@@ -72,12 +73,81 @@ def test_bfloat16_follows_float32(batches):
     assert rounded == pytest.approx(exact, rel=0.02)
 
 
-@pytest.mark.parametrize(("fast", "same_as"), [(True, "bfloat16"), (False, "float32")])
-def test_precision_by_itself_is_what_the_processor_multiplies_faster(batches, monkeypatch, fast, same_as):
-    monkeypatch.setattr("anysr.fast_linear._cpu_has_fast_bf16", lambda: fast)
-    _, found = run(tiny_config("train.precision=auto"), batches, range(2))
-    _, expected = run(tiny_config(f"train.precision={same_as}"), batches, range(2))
-    assert found == expected
+class Worker:
+    """One of two workers, as far as the first steps of a run need it."""
+
+    rank, world_size, device = 0, 1, CPU
+
+    def __init__(self, place, other_is_fast=True):
+        self.checkpoints, self.other, self.said = Checkpoints(place, keep=1), other_is_fast, []
+
+    def wrap(self, model):
+        return model
+
+    def gather(self, values):
+        return [*values, self.other] if values in ([True], [False]) else values
+
+    def latest_checkpoint(self):
+        return self.checkpoints.latest(self.show)
+
+    def save_checkpoint(self, write, step, scores):
+        self.checkpoints.save(write, step)
+
+    def show(self, event):
+        self.said.append(event)
+
+    def should_stop(self):
+        return False
+
+
+def trained(place, *overrides, **worker):
+    """Three steps, validated and saved at the last; what was said, and in what the steps were computed."""
+    from pipeline.train.loop import train
+
+    few = ("train.checkpoint_every=3", "validation.every=3", "validation.scales=[2]", "validation.crop_px=32")
+    context = Worker(place, **worker)
+    train(tiny_config("train.steps=3", *few, *overrides), context, MetricLog(None), None)
+    (folder,) = place.iterdir()
+    return context.said, read_checkpoint(folder)["precision"]
+
+
+def test_precision_auto_is_decided_once_for_all_workers_and_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("anysr.fast_linear._cpu_has_fast_bf16", lambda: True)
+    said, precision = trained(tmp_path / "one", "train.precision=auto", other_is_fast=False)
+    assert ("train.precision=auto: float32, to the end of this run" in said, precision) == (True, "float32")
+    _, precision = trained(tmp_path / "two", "train.precision=auto")
+    assert precision == "bfloat16"
+    assert equal_weights(tmp_path / "two", tmp_path / "three", "train.precision=bfloat16")
+    monkeypatch.setattr("anysr.fast_linear._cpu_has_fast_bf16", lambda: False)  # the run moves on
+    said, precision = trained(tmp_path / "two", "train.precision=auto", "train.steps=5", "run.allow_changes=true")
+    assert precision == "bfloat16"
+    assert "changed since the checkpoint, as run.allow_changes permits: train.steps: 3 -> 5" in said
+
+
+def equal_weights(folder, other, *overrides):
+    trained(other, *overrides)
+    models = [anysr.load(next(one.iterdir()) / "model.safetensors") for one in (folder, other)]
+    return equal(*models)
+
+
+def test_the_moving_average_of_a_short_run_is_of_its_own_weights(batches):
+    """By hand: a = d a + (1 - d) w with d = min(0.999, (1 + n) / (10 + n)), n the updates so far."""
+    config = tiny_config("train.ema_decay=0.999")
+    state = TrainState.fresh(config, CPU)
+    average = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    for step in range(4):
+        run(config, batches, [step], state)
+        decay = (1 + step) / (10 + step)
+        average = {
+            name: decay * average[name] + (1 - decay) * tensor for name, tensor in state.model.state_dict().items()
+        }
+    for name, tensor in state.best_model.state_dict().items():
+        torch.testing.assert_close(tensor, average[name])
+    state.ema.n_averaged.fill_(20_000)  # as of a run that is well on its way
+    before = {name: tensor.clone() for name, tensor in state.best_model.state_dict().items()}
+    run(config, batches, [4], state)
+    for name, tensor in state.best_model.state_dict().items():
+        torch.testing.assert_close(tensor, 0.999 * before[name] + 0.001 * state.model.state_dict()[name])
 
 
 def test_a_loss_that_is_no_number_names_step_scale_and_photos(batches):
@@ -125,7 +195,9 @@ def test_another_configuration_is_not_resumed_in_silence():
     )
     with pytest.raises(FatalError, match=r"train\.learning_rate: 0.001 -> 0.5"):
         check_unchanged(before, tiny_config("run.name=r", "train.learning_rate=0.5"))
-    check_unchanged(before, tiny_config("run.allow_changes=true", "train.learning_rate=0.5"))
+    allowed = check_unchanged(before, tiny_config("run.allow_changes=true", "train.learning_rate=0.5"))
+    assert allowed == ["train.learning_rate: 0.001 -> 0.5"]
+    assert check_unchanged(before, tiny_config("run.name=r", "data.train=/elsewhere", "data.validation=/there")) == []
     del before["validation"]["protocol"]  # as before there was this key
     check_unchanged(before, tiny_config("run.name=r"))
     before["train"]["gone_since"] = 3
@@ -154,7 +226,9 @@ def test_other_photos_are_not_resumed_in_silence(tmp_path):
             continue
         with pytest.raises(FatalError, match=refused):
             state.restore(tmp_path, tiny_config())
-        state.restore(tmp_path, tiny_config("run.allow_changes=true"))
+        said: list[str] = []
+        state.restore(tmp_path, tiny_config("run.allow_changes=true"), said.append)
+        assert said == [f"changed since the checkpoint, as run.allow_changes permits: the photos {refused} are others"]
 
 
 def test_a_damaged_checkpoint_is_named(batches, tmp_path):
