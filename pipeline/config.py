@@ -197,8 +197,9 @@ class TrainConfig(Section):
     """How much of a narrower network's target is the full network's answer to the same batch (detached), the rest
     being the photo; needs sampling.widths "pair" or "sandwich"."""
     init_from: Path | None = None
-    """Model file, released checkpoint or network in the box whose weights the run starts with; a plain network starts
-    an any-resource one of the same encoder and decoder."""
+    """Model file, released checkpoint or network in the box whose weights the run starts with, of the same encoder
+    and decoder: one that makes something else of them (decoder.skip, encoder.residual_scale, interweave.*) is refused.
+    A plain network starts an any-resource one."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """bfloat16 runs forward and backward under autocast; weights stay float32. auto is bfloat16 if all
     workers' devices multiply it faster when the run starts; it goes on so on any other machine."""

@@ -182,6 +182,29 @@ def test_a_file_that_does_not_fit_is_named(tmp_path):
         warm_start(model, tmp_path / "absent.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("override", "fault"),
+    [
+        ("model.decoder.skip=none", "decoder.skip: bilinear -> none"),
+        ("model.encoder.residual_scale=0.1", "encoder.residual_scale: 1.0 -> 0.1"),
+        ("model.interweave.parity_sign=true", "interweave.parity_sign: False -> True"),
+    ],
+)
+def test_a_network_that_makes_something_else_of_the_weights_is_refused(tmp_path, override, fault):
+    anysr.save(anysr.build(tiny_config().model), tmp_path / "a.safetensors")
+    with pytest.raises(FatalError, match=rf"a\.safetensors does not fit the network \({fault}\)"):
+        warm_start(anysr.build(tiny_config(override).model), tmp_path / "a.safetensors")
+
+
+def test_what_a_network_may_do_otherwise_with_the_weights_is_told(tmp_path):
+    anysr.save(anysr.build(tiny_config().model), tmp_path / "a.safetensors")
+    changed = tiny_config("model.decoder.fade_in=0.01", "model.encoder.block_channels=8").model
+    assert warm_start(anysr.build(changed), tmp_path / "a.safetensors") == ["decoder.fade_in: 0.0 -> 0.01"]
+    plain = tiny_config("model.interweave=null").model
+    anysr.save(anysr.build(plain), tmp_path / "plain.safetensors")
+    assert warm_start(anysr.build(tiny_config().model), tmp_path / "plain.safetensors") == []
+
+
 def test_a_run_may_go_on_where_its_first_weights_lie_elsewhere():
     before = tiny_config("train.init_from=/here/plain.safetensors").to_dict()
     check_unchanged(before, tiny_config("train.init_from=/there/plain.safetensors"))
