@@ -90,6 +90,9 @@ class DegradationConfig(Section):
             low, high = getattr(self, name)
             if low > high:
                 raise ValueError(f"{name} must be [lowest, highest], got {[low, high]}")
+            fault = name.partition("_")[0]
+            if not getattr(self, fault) and [low, high] != list(type(self).model_fields[name].default):
+                raise ValueError(f"{name} {[low, high]} has no effect where {fault} is 0; set {fault}, or leave it out")
         return self
 
     @property
@@ -166,6 +169,14 @@ class SamplingConfig(Section):
         return self
 
 
+_SCHEDULES_OF = {
+    "final_fraction": ("cosine", "trapezoid"),
+    "cooldown": ("trapezoid",),
+    "milestones": ("multistep",),
+    "gamma": ("multistep",),
+}
+
+
 class TrainConfig(Section):
     """Optimisation."""
 
@@ -209,6 +220,17 @@ class TrainConfig(Section):
     seed: int = Field(0, ge=0, lt=2**63)
     log_every: Count = 10
     checkpoint_every: Count = 500
+
+    @model_validator(mode="after")
+    def _used(self) -> TrainConfig:
+        for name, schedules in _SCHEDULES_OF.items():
+            value = getattr(self, name)
+            if self.schedule not in schedules and value != type(self).model_fields[name].default:
+                raise ValueError(
+                    f"{name} {value} has no effect on the schedule {self.schedule!r}; leave it out, or set schedule to "
+                    f"{' or '.join(schedules)}"
+                )
+        return self
 
     def resolved(self) -> TrainConfig:
         """With absolute paths: workers run in folders of their own."""
@@ -327,6 +349,11 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"train.distillation {self.train.distillation} needs the full network's answer in each step; set "
                 "sampling.widths to pair or sandwich"
+            )
+        if self.sampling.widths != "one" and len(groups) == 1:
+            raise ValueError(
+                f"sampling.widths {self.sampling.widths!r} has no effect on a network of one scale group, nor has "
+                "train.distillation; set it to one, or give model.subnets several groups"
             )
         for workers in range(self.ray.fewest_workers, self.ray.most_workers + 1):
             parts = len(groups) if self.sampling.groups_per_step == "all" else 1

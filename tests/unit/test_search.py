@@ -83,8 +83,9 @@ class TestSpace:
     def test_groups_may_be_listed_and_lists_may_hold_whole_numbers(self):
         groups = "[{scales: [1, 2], encoder_width: {choose: [0.25, 0.5]}}, {scales: [2, 4]}]"
         space = load_space(
-            SPACE, BASE, [f"model.subnets={groups}", "data.degradation.jpeg_quality=[{between: [50, 70]}, 95]"]
-        )
+            SPACE, BASE, [f"model.subnets={groups}", "data.degradation.jpeg=0.5",
+                          "data.degradation.jpeg_quality=[{between: [50, 70]}, 95]"],
+        )  # fmt: skip
         assert space.config({"model.subnets.0.encoder_width": 0.25}).model.subnets[0].encoder_width == 0.25
         assert space.reference().data.degradation.jpeg_quality == (50, 95)
         quality = space.variables["data.degradation.jpeg_quality.0"]
