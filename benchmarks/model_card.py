@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 import anysr
@@ -23,6 +22,7 @@ from anysr import AnySR
 from anysr.serialization import pretrained_file
 from pipeline.errors import run_command
 from pipeline.evaluation.plan import Candidate, Evaluation
+from pipeline.evaluation.protocols import is_exact, mean_score
 from pipeline.evaluation.rows import Row, RowStore, open_rows
 from pipeline.evaluation.run import evaluate, in_this_process
 from pipeline.evaluation.scales import Scale, parse_scales
@@ -38,8 +38,6 @@ SUITES = {
 }
 SUBNET_SUITE, SUBNET_SCALES = "Set14", ("1.5", "2", "3", "4")
 COST_SIZE = (256, 256)
-# Beyond what float32's rounding of the colours leaves of a picture that comes back as it was.
-_EXACT_DB = 120
 
 Means = dict[tuple[str, str, float, str], float]
 
@@ -157,11 +155,11 @@ def _means(rows: Sequence[Row]) -> Means:
         if row.value is None:
             raise SystemExit(f"{row.suite} {row.image} x{Scale(row.scale_h, row.scale_w)} has no score: {row.status}")
         groups.setdefault((row.suite, row.model, row.scale_h, row.subnet), []).append(row.value)
-    return {key: float(np.mean(values)) for key, values in groups.items()}
+    return {key: mean_score("psnr", values) for key, values in groups.items()}
 
 
 def _decibels(value: float) -> str:
-    return "exact" if value > _EXACT_DB else f"{value:.2f}"
+    return "exact" if is_exact("psnr", value) else f"{value:.2f}"
 
 
 def _fill(path: Path, text: str) -> None:

@@ -15,6 +15,7 @@ from anysr.metrics import round_to_8_bits
 from pipeline.errors import UserError, one_line
 
 _FILE = "lpips_alexnet_features_fp16.pth"
+_PUBLISHED = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"  # with a classifier, which is not used
 _KEYS = {f"features.{layer}.{kind}" for layer in (0, 3, 6, 8, 10) for kind in ("weight", "bias")}
 
 
@@ -27,8 +28,8 @@ class LpipsAlex:
     """LPIPS on whole RGB images: lower is better.
 
     Args:
-        weights: AlexNet's convolutions under torchvision's names (``features.0.weight`` ...); None is
-            :func:`default_weights`.
+        weights: AlexNet's convolutions under torchvision's names (``features.0.weight`` ...), alone or in its
+            whole published file, which the ``lpips`` package takes them from; None is :func:`default_weights`.
 
     Raises:
         UserError: the file is missing or holds something else, or the package is missing.
@@ -60,8 +61,8 @@ class LpipsAlex:
 def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise UserError(
-            f"LPIPS needs AlexNet's trunk, and there is no file {path}; put {_FILE} there, or name one with "
-            "--lpips-weights"
+            f"LPIPS needs AlexNet's convolutions, and there is no file {path}; put torchvision's {_PUBLISHED} there, "
+            "or name it with --lpips-weights"
         )
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)

@@ -9,14 +9,19 @@ scale, and cut each axis by its own factor. The HR image is cropped the same way
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
 from anysr.metrics import Channel, psnr, ssim
 from pipeline.errors import UserError
 from pipeline.evaluation.scales import Scale
+
+# From this PSNR on an image counts as returned exactly: float32's rounding of the colours leaves as much.
+EXACT_DB = 120.0
 
 _BORDERS = {
     "scale": math.ceil,
@@ -78,7 +83,7 @@ PROTOCOLS = {
         ScoringProtocol("liif", "y", "scale"),
         ScoringProtocol("liif-div2k", "rgb", "scale + 6"),
         ScoringProtocol("anysr", "y", "floor(scale) + 1"),
-        ScoringProtocol("arbsr", "y", "ceil(scale)"),
+        ScoringProtocol("arbsr", "y", "ceil(scale)", rounded=True),
         ScoringProtocol("basicsr", "y", "scale", rounded=True),
     )
 }
@@ -94,3 +99,13 @@ def protocol_for(name: str, suite: str) -> ScoringProtocol:
         raise UserError(f"no protocol is called {name!r}; choose one of {', '.join(PROTOCOLS)}")
     on_div2k = name == "liif" and suite.lower().startswith("div2k")
     return PROTOCOLS["liif-div2k" if on_div2k else name]
+
+
+def mean_score(metric: str, values: Sequence[float]) -> float:
+    """Mean over images. PSNR counts up to :data:`EXACT_DB`, so that an exact image does not hide the others."""
+    return float(np.mean(np.minimum(values, EXACT_DB) if metric == "psnr" else values))
+
+
+def is_exact(metric: str, mean: float) -> bool:
+    """Whether a mean is of images that all came back as they were."""
+    return metric == "psnr" and mean >= EXACT_DB

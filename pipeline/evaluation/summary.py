@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from pipeline.evaluation.protocols import is_exact, mean_score
 from pipeline.evaluation.rows import OK, Row
 
 _FORMATS = {"psnr": "{:.2f}", "ssim": "{:.4f}", "lpips": "{:.4f}"}
@@ -36,7 +36,10 @@ def print_summary(rows: Sequence[Row], console: Console | None = None) -> None:
 
 def _mean(rows: Sequence[Row], metric: str) -> str:
     values = [row.value for row in rows if row.metric == metric and row.value is not None]
-    return _FORMATS[metric].format(np.mean(values)) if values else "–"
+    if not values:
+        return "–"
+    mean = mean_score(metric, values)
+    return "exact" if is_exact(metric, mean) else _FORMATS[metric].format(mean)
 
 
 def _remarks(rows: Sequence[Row]) -> list[str]:

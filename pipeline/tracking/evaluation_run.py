@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import UserError, one_line
+from pipeline.evaluation.protocols import mean_score
 from pipeline.evaluation.rows import Row
 from pipeline.evaluation.scales import Scale
 from pipeline.evaluation.upscalers import INTERPOLATION
@@ -68,11 +69,11 @@ def mean_values(rows: Sequence[Row]) -> dict[str, float]:
 
     Those of which an image's score is missing are left out: they would be of other images.
     """
-    groups: dict[str, list[float]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[float]] = defaultdict(list)
     several = len({row.model for row in rows if row.kind != INTERPOLATION}) > 1
     for row in rows:
-        groups[_name(row, several)].append(np.nan if row.value is None else row.value)
-    means = {name: float(np.mean(values)) for name, values in groups.items()}
+        groups[row.metric, _name(row, several)].append(np.nan if row.value is None else row.value)
+    means = {name: mean_score(metric, values) for (metric, name), values in groups.items()}
     return {name: value for name, value in means.items() if np.isfinite(value)}
 
 

@@ -18,13 +18,11 @@ from anysr import AnySR
 from pipeline.config import TrainingConfig, ValidationConfig
 from pipeline.data.photo_map import PhotoMap
 from pipeline.data.photos import Pixels
-from pipeline.evaluation.protocols import ScoringProtocol, protocol_for
+from pipeline.evaluation.protocols import EXACT_DB, ScoringProtocol, protocol_for
 from pipeline.evaluation.scales import Scale
 from pipeline.evaluation.scoring import exact_arithmetic, shrunk, value
 from pipeline.evaluation.upscalers import Bicubic, Network
 from pipeline.train.context import WorkerContext
-
-_MOST_DB = 100.0  # stands for no error at all, as at ×1
 
 
 class Photos(Protocol):
@@ -41,7 +39,7 @@ class Score:
 
     Attributes:
         scale: both axes.
-        bicubic: Pillow's bicubic enlargement.
+        bicubic: Pillow's bicubic enlargement; images that come back exactly count as ``EXACT_DB``, here and below.
         own: the subnet of this scale's group.
         full: the full network.
         macs_saved: fraction of the full network's multiply-adds that the own subnet saves.
@@ -107,7 +105,7 @@ def psnrs(model: AnySR, hr: Pixels, scale: float, protocol: ScoringProtocol) -> 
     network = Network(model, "the network in training", digest="", file=Path())
 
     def decibels(upscaler: Bicubic | Network, subnet: str) -> float:
-        return min(_MOST_DB, value("psnr", upscaler.enlarge(lr, both, size, subnet), target, both, protocol))
+        return min(EXACT_DB, value("psnr", upscaler.enlarge(lr, both, size, subnet), target, both, protocol))
 
     own = decibels(network, "auto")
     alike = network.index("auto", both) == network.index("full", both)

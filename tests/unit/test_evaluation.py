@@ -1,3 +1,4 @@
+import io
 import math
 from pathlib import Path
 
@@ -5,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 import anysr
 from pipeline.data.imresize import matlab_bicubic
@@ -12,9 +14,11 @@ from pipeline.errors import UserError
 from pipeline.evaluation.perceptual import LpipsAlex
 from pipeline.evaluation.plan import Candidate, Evaluation
 from pipeline.evaluation.protocols import PROTOCOLS, protocol_for
+from pipeline.evaluation.rows import Row
 from pipeline.evaluation.scales import Scale, named_sweeps, parse_scales, sides
 from pipeline.evaluation.score import score
 from pipeline.evaluation.suites import open_suite
+from pipeline.evaluation.summary import print_summary
 from pipeline.evaluation.upscalers import open_upscaler
 from tests.tiny import tiny_config
 
@@ -39,8 +43,8 @@ def test_borders(name, scale, border):
 def test_a_case_worked_by_hand_tells_the_protocols_apart():
     """20 x 20, x2, an error of 0.3/255 everywhere but in a ring: 0.5 in its third row and column from the edge.
 
-    liif and basicsr cut 2 and see the ring (60 of 256 pixels), anysr cuts 3 and liif-div2k 8.
-    In luma an error d in all colours is d * 219/255. Rounded, 0.3/255 vanishes.
+    liif, arbsr and basicsr cut 2 and see the ring (60 of 256 pixels), anysr cuts 3 and liif-div2k 8.
+    In luma an error d in all colours is d * 219/255. Rounded, as by arbsr and basicsr, 0.3/255 vanishes.
     """
     hr = torch.zeros(3, 20, 20)
     sr = torch.full((3, 20, 20), 0.3 / 255)
@@ -50,7 +54,8 @@ def test_a_case_worked_by_hand_tells_the_protocols_apart():
     sr[:, ring] = 102 / 255
     small, large, luma = (0.3 / 255) ** 2, 0.4**2, (219 / 255) ** 2
     both = luma * (60 * large + 196 * small) / 256
-    expected = {"liif": both, "arbsr": both, "basicsr": luma * 60 * large / 256, "anysr": luma * small}
+    ring_alone = luma * 60 * large / 256
+    expected = {"liif": both, "arbsr": ring_alone, "basicsr": ring_alone, "anysr": luma * small}
     for name, mse in {**expected, "liif-div2k": small}.items():
         assert PROTOCOLS[name].psnr(sr, hr, Scale(2, 2)) == pytest.approx(-10 * math.log10(mse), abs=1e-4), name
 
@@ -206,12 +211,52 @@ def test_lpips_is_the_packages(shared):
     assert LpipsAlex(weights)(images[0], images[1]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_lpips_says_where_its_weights_belong(tmp_path):
-    with pytest.raises(UserError, match=r"put lpips_alexnet_features_fp16\.pth there"):
+def test_lpips_says_where_its_weights_are_to_be_had(tmp_path):
+    with pytest.raises(UserError, match=r"https://download\.pytorch\.org/models/alexnet-\S+ there"):
         LpipsAlex(tmp_path / "trunk.pth")
     torch.save({"features.0.weight": torch.zeros(1)}, tmp_path / "trunk.pth")
     with pytest.raises(UserError, match="needs the keys features"):
         LpipsAlex(tmp_path / "trunk.pth")
+
+
+def test_lpips_takes_all_of_torchvisions_alexnet(tmp_path):
+    """Its file holds the classifier, too; here without that one's 55 million weights."""
+    from torchvision.models import AlexNet
+
+    pytest.importorskip("lpips")
+    content = {name: tensor for name, tensor in AlexNet().state_dict().items() if name.startswith("features")}
+    torch.save(content | {"classifier.1.weight": torch.zeros(1)}, tmp_path / "alexnet.pth")
+    assert LpipsAlex(tmp_path / "alexnet.pth")(torch.zeros(3, 64, 64), torch.ones(3, 64, 64)) > 0
+
+
+def test_exact_images_count_up_to_120_db():
+    rows = [
+        Row(
+            "d",
+            "s",
+            f"{image}.png",
+            "f",
+            scale,
+            scale,
+            "pil",
+            "liif",
+            "auto",
+            "psnr",
+            "m",
+            "any-scale",
+            "liif: Y",
+            2,
+            2,
+            db,
+        )
+        for scale, values in ((1.0, (math.inf, 166.96)), (1.5, (math.inf, 40.0)))
+        for image, db in enumerate(values)
+    ]
+    console = Console(width=100, record=True, file=io.StringIO())
+    print_summary(rows, console)
+    first, second = (line for line in console.export_text().splitlines() if "×1" in line)
+    assert "exact" in first
+    assert "80.00" in second  # not hidden behind the exact one
 
 
 def scene(tmp_path, lr="pil", protocol="liif", metrics=("psnr",), models=("bicubic",), scales=("2",)):

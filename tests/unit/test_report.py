@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -16,6 +17,7 @@ from pipeline.evaluation.pictures import Picture
 from pipeline.evaluation.report.book import Book
 from pipeline.evaluation.report.charts import Line, Point, chart, frontier
 from pipeline.evaluation.report.page import render
+from pipeline.evaluation.report.plots import over_scale
 from pipeline.evaluation.report.tables import boundaries, glance, scores
 from pipeline.evaluation.rows import Row
 from pipeline.evaluation.scales import Scale
@@ -162,6 +164,17 @@ def test_perfect_scores_and_bicubic_alone_make_a_page():
     endless = [rows[0].__class__(**{**row.__dict__, "value": math.inf}) for row in rows]
     assert "Scores" in render(Book(rows))
     assert "inf" in render(Book(endless))
+
+
+def test_images_that_come_back_exactly_are_no_point_of_a_chart():
+    """As at ×1, where float32's rounding leaves 167 dB of them."""
+    rows = make_rows(("psnr",), ("A",))
+    exact = [replace(row, scale_h=1.0, scale_w=1.0, value=166.96) for row in rows if row.scale_h == 2.0]
+    book = Book([*rows, *exact], make_costs())
+    plots = over_scale(book, "A")
+    assert len(plots) == 2
+    assert not any("×1:" in plot.svg or "166" in plot.svg for plot in plots)
+    assert [cell.text for cell in scores(book, "A", "psnr", [Scale(1, 1)]).rows[0]][1:] == ["exact"] * 4 + ["–"] * 3
 
 
 def test_rows_that_do_not_belong_together_are_refused():

@@ -9,12 +9,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
 from pipeline.errors import UserError
 from pipeline.evaluation.costs import CostRow, read_costs
 from pipeline.evaluation.environment import read_environments
 from pipeline.evaluation.pictures import Picture, read_pictures
+from pipeline.evaluation.protocols import is_exact, mean_score
 from pipeline.evaluation.rows import Row
 from pipeline.evaluation.scales import Scale
 from pipeline.evaluation.upscalers import ANY_RESOURCE, ANY_SCALE, INTERPOLATION
@@ -57,7 +56,12 @@ class Mean:
     def value(self) -> float:
         """The mean; NaN where no image has a score."""
         scored = [value for value in self.values if value is not None]
-        return float(np.mean(scored)) if scored else math.nan
+        return mean_score(self.metric, scored) if scored else math.nan
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every image came back as it was, as at ×1: no decibels tell how much better that is."""
+        return is_exact(self.metric, self.value)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from pipeline.evaluation.pictures import ERROR_LEVELS, Picture
+from pipeline.evaluation.protocols import is_exact
 from pipeline.evaluation.report.book import FIELD_SCALES, Book, Model
 from pipeline.evaluation.report.plots import over_cost, over_scale
 from pipeline.evaluation.report.tables import Table, boundaries, costs, fixed, glance, label, scores
@@ -176,7 +177,7 @@ def _panel(
 ) -> Panel:
     mean = book.mean(model, subnet, suite, scale)
     value = mean.values[book.images[suite].index(image)] if mean else None
-    score = f"{value:.2f} dB" if value is not None and math.isfinite(value) else ""
+    score = "" if value is None else "exact" if is_exact("psnr", value) else f"{value:.2f} dB"
     answer, error = by[model.digest, subnet, "answer"], by[model.digest, subnet, "error"]
     name = label(model, subnet)
     texts = f"{name}: the same crop of {image} at ×{scale} {score}", f"{name}: error, brighter is larger"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -75,7 +74,7 @@ def _plot(
 
 
 def _line(book: Book, suite: str, scales: Sequence[Scale], one: tuple[Model, str]) -> Line:
-    means = [_finite(book.mean(*one, suite, scale)) for scale in scales]
+    means = [_inexact(book.mean(*one, suite, scale)) for scale in scales]
     points = tuple(
         Point(m.scale.height, m.value, (m.number,), f"×{m.scale}: {m.value:.2f} dB") for m in means if m is not None
     )
@@ -85,7 +84,7 @@ def _line(book: Book, suite: str, scales: Sequence[Scale], one: tuple[Model, str
 def _gain(book: Book, suite: str, scales: Sequence[Scale], one: tuple[Model, str]) -> Line:
     points = []
     for scale in scales:
-        own, base = (_finite(book.mean(*which, suite, scale)) for which in (one, (book.bicubic, "full")))
+        own, base = (_inexact(book.mean(*which, suite, scale)) for which in (one, (book.bicubic, "full")))
         if own and base:
             gain = own.value - base.value
             points.append(Point(scale.height, gain, (own.number, base.number), f"×{scale}: {gain:+.2f} dB"))
@@ -97,7 +96,7 @@ def _costed(book: Book, suite: str, scale: Scale, model: Model) -> Line:
     subnets = [str(index) for index in indices] if model.kind == ANY_RESOURCE else ["full"]
     points = []
     for subnet in subnets:
-        mean, cost = _finite(book.mean(model, subnet, suite, scale)), book.cost(model, subnet, scale)
+        mean, cost = _inexact(book.mean(model, subnet, suite, scale)), book.cost(model, subnet, scale)
         if mean and cost:
             points.append(_costed_point(mean, 2e-9 * cost.macs, subnet if len(subnets) > 1 else ""))
     name = f"{model.name}, subnets" if model.kind == ANY_RESOURCE else model.name
@@ -109,9 +108,9 @@ def _costed_point(mean: Mean, gigaflops: float, subnet: str) -> Point:
     return Point(gigaflops, mean.value, (mean.number,), f"{which}{mean.value:.2f} dB at {gigaflops:.3g} GFLOPs")
 
 
-def _finite(mean: Mean | None) -> Mean | None:
+def _inexact(mean: Mean | None) -> Mean | None:
     """Equal images, as at ×1, have no place in a chart."""
-    return mean if mean is not None and math.isfinite(mean.value) else None
+    return None if mean is None or mean.is_exact else mean
 
 
 def _named(model: Model, subnet: str) -> str:

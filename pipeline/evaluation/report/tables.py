@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -170,11 +169,13 @@ def _with_gains(book: Book, subject: Model, suite: str, scale: Scale) -> Cell:
 
 
 def _cell(mean: Mean | None) -> Cell:
-    return Cell("–") if mean is None else Cell(f"{mean.value:.{DECIMALS[mean.metric]}f}", (mean.number,))
+    if mean is None:
+        return Cell("–")
+    return Cell("exact" if mean.is_exact else f"{mean.value:.{DECIMALS[mean.metric]}f}", (mean.number,))
 
 
 def _difference(a: Mean | None, b: Mean | None) -> Cell:
-    if a is None or b is None or not math.isfinite(a.value - b.value):
+    if a is None or b is None or a.is_exact or b.is_exact:
         return Cell("–")
     shown = f"{a.value - b.value:+.{DECIMALS[a.metric]}f}"
     zero = not any(digit in "123456789" for digit in shown)
