@@ -148,7 +148,7 @@ def test_errors_are_one_line(suite, tmp_path):
         ("--suite", tmp_path / "empty"): "holds no image",
         ("--suite", suite, "--scales", "0.5"): "from 1 to",
         ("--suite", f"s={suite},{tmp_path}/lr", "--scales", "2"): "6 HR images",
-        ("--suite", suite, "--metrics", "lpips", "--lpips-weights", tmp_path / "no.pth"): "put lpips_alexnet",
+        ("--suite", suite, "--metrics", "lpips", "--lpips-weights", tmp_path / "no.pth"): "put torchvision",
     }
     for arguments, message in cases.items():
         done = evaluate("--model", "bicubic", *arguments, "--out", tmp_path / "out")
