@@ -24,6 +24,8 @@ def read_rows(path: Path) -> Scores:
 def write_report(path: Path) -> None:
     """Write ``path`` with .md and .png in the place of its suffix."""
     rows = read_rows(path)
+    if "paper" not in rows:
+        raise SystemExit(f"{path} has no row of the paper's recipe yet, against which the report compares")
     path.with_suffix(".md").write_text(_table(rows))
     _plot(rows, path.with_suffix(".png"))
 
