@@ -98,7 +98,6 @@ class LiftedBlocks:
         parts = [lift.projection() for lift in lifts]
         self._projections = [FastLinear(w.to(dtype), b.to(dtype)) for w, b in parts]
         self._memory = feat_Dhw.new_empty(0)
-        self._band, self._band_shares = slice(0), feat_Dhw.new_empty(0)
         # Where each image row and column reads: the LR rows and columns of its four corners, and its own share.
         rows, cols = (torch.arange(n, device=feat_Dhw.device) for n in grid.size)
         corner_rows = [grid.ys.index[cy] for cy, _ in CORNERS]
@@ -132,7 +131,7 @@ class LiftedBlocks:
         # Room behind the pixels' rows for those of image rows and columns, without copying the table.
         room = -(-(first_col + cols.stop - cols.start - first_row) // len(CORNERS))
         feat = F.pad(window.reshape(-1, window.shape[2]), (0, 0, 0, room))
-        share_Q6 = self._shares(rows)[:, cols].reshape(-1, 6)
+        share_Q6 = self._shares(rows, cols)
         tables = []
         for lift, project in zip(self.lifts, self._projections, strict=True):
             table = self._table(feat, project).view(-1, lift.col.shape[1])
@@ -151,10 +150,7 @@ class LiftedBlocks:
             self._memory = feat_ND.new_empty(num)
         return torch.mm(feat_ND, weight.t(), out=self._memory[:num].view(len(feat_ND), -1))
 
-    def _shares(self, rows: slice) -> Tensor:
-        """(rows, W, 6) weights of what ``lifted`` looks up: each corner's, then 1 for the row and for the column."""
-        if rows != self._band:
-            weights = ensemble_weights(self.grid.ys.rel[:, rows, None], self.grid.xs.rel[:, None]).flatten(0, 1)
-            shares = torch.cat([weights, weights.new_ones(2, *weights.shape[1:])]).movedim(0, -1)
-            self._band, self._band_shares = rows, shares.contiguous()
-        return self._band_shares
+    def _shares(self, rows: slice, cols: slice) -> Tensor:
+        """(Q, 6) weights of what ``lifted`` looks up: each corner's, then 1 for the row and for the column."""
+        weights = ensemble_weights(self.grid.ys.rel[:, rows, None], self.grid.xs.rel[:, None, cols]).flatten(0, 1)
+        return torch.cat([weights, weights.new_ones(2, *weights.shape[1:])]).flatten(1).t().contiguous()

@@ -56,8 +56,7 @@ class _Standardise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        deviation = _deviation(x)
-        inverse = (deviation + _EPS).reciprocal_()
+        deviation, inverse = _deviation(x)
         ctx.save_for_backward(x, deviation, inverse)
         return x * inverse
 
@@ -71,9 +70,10 @@ class _Standardise(torch.autograd.Function):
         return (grad * inverse).addcmul_(x, along, value=-1)
 
 
-def _deviation(x: Tensor) -> Tensor:
-    """The unbiased standard deviation over the last axis, over which the mean of x is 0."""
-    return torch.linalg.vector_norm(x, dim=-1, keepdim=True).mul_((x.shape[-1] - 1) ** -0.5)
+def _deviation(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The standard deviation, and what standardises: 1 / (s + 1e-5)."""
+    deviation = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * (x.shape[-1] - 1) ** -0.5
+    return deviation, (deviation + _EPS).reciprocal_()
 
 
 class HeadNorm(nn.Module):
@@ -119,7 +119,7 @@ class Galerkin(nn.Module):
         if torch.is_grad_enabled():
             normed = cast(Tensor, _Standardise.apply(centred))
         else:
-            normed = centred.mul_(_deviation(centred).add_(_EPS).reciprocal_())
+            normed = centred.mul_(_deviation(centred)[1])
         keys, values = torch.split(normed, heads, dim=2)
         with torch.autocast(centred.device.type, enabled=False):
             product = torch.matmul(keys.permute(0, 2, 3, 1), values.transpose(1, 2))
