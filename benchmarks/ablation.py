@@ -79,7 +79,6 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "encoder only": (PAPER, ENCODER_ONLY, "model.width_multiple=4"),
     "own width only": (),
     "all groups each step": ("sampling.groups_per_step=all",),
-    "all groups each step, a fifth full": ("sampling={groups_per_step: all, full_width_probability: 0.2}",),
     "pair": ("sampling.widths=pair",),
     "weights by cost": (PAPER, "sampling.group_weights=cost"),
 }

@@ -101,6 +101,10 @@ class DegradationConfig(Section):
         return bool(self.blur or self.noise or self.jpeg)
 
 
+# Keys of ``data`` that belong to the machine: no two runs differ by them.
+OF_THE_NODE = ("cache", "cache_gb", "loader_processes")
+
+
 class DataConfig(Section):
     """Photos, and how training samples are cut from them."""
 

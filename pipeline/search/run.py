@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.config import TrainingConfig, changed_keys
+from pipeline.config import OF_THE_NODE, TrainingConfig, changed_keys
 from pipeline.data.photo_map import trained_on
 from pipeline.errors import UserError
 from pipeline.files import held
@@ -17,7 +17,7 @@ from pipeline.on_ray.submit import in_ray_job
 from pipeline.run import placed
 from pipeline.run_folder import SPACE_FILE, RunFolder
 from pipeline.search.outputs import write_outputs
-from pipeline.search.search import OF_THE_NODE, Search
+from pipeline.search.search import Search
 from pipeline.search.space import Space
 from pipeline.tracking.tracker import Tracker, open_tracker
 from pipeline.train.loop import open_photos

@@ -13,7 +13,7 @@ import torch
 
 import anysr
 from anysr.cost import mean_macs
-from pipeline.config import TrainingConfig, parse_config
+from pipeline.config import OF_THE_NODE, TrainingConfig, parse_config
 from pipeline.errors import UserError
 from pipeline.run_folder import RunFolder
 from pipeline.search.ledger import Ledger, Report, Status, Trial
@@ -24,8 +24,6 @@ from pipeline.tracking.tracker import SinkSpec, Tracker
 
 OpenTracker = Callable[[TrainingConfig], Tracker]
 
-# Keys of ``data`` that belong to the machine: no two runs differ by them.
-OF_THE_NODE = ("cache", "cache_gb", "loader_processes")
 _PATIENCE_S, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 300.0, 2.0, 60.0
 _ENDS = {"finished": "FINISHED", "stopped": "KILLED", "failed": "FAILED"}
 

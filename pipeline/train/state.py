@@ -15,7 +15,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import anysr
 from anysr import AnySR
-from pipeline.config import TrainConfig, TrainingConfig, changed_keys, parse_config
+from pipeline.config import OF_THE_NODE, TrainConfig, TrainingConfig, changed_keys, parse_config
 from pipeline.errors import FatalError, UserError
 from pipeline.train.finite import FiniteWatch
 
@@ -176,7 +176,7 @@ def _decisive(values: dict[str, Any]) -> dict[str, Any]:
     """What of a configuration can change the weights."""
     decisive = {key: section for key, section in values.items() if key not in ("run", "ray", "tracking")}
     # The photos themselves are compared by their contents, wherever they lie.
-    places = ("train", "validation", "cache", "cache_gb", "loader_processes")
+    places = ("train", "validation", *OF_THE_NODE)
     decisive["data"] = {key: value for key, value in values["data"].items() if key not in places}
     # Read once, at the start: on another machine the file may lie elsewhere, or be gone.
     decisive["train"] = values["train"] | {"init_from": Path(values["train"].get("init_from") or "").name}

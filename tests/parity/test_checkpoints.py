@@ -19,6 +19,7 @@ import anysr
 from anysr.checkpoints.names import released_name
 from anysr.cli import main
 from tests import conftest
+from tests.refusal import refusal
 
 SHARED = conftest.SHARED / "parity"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason=f"no released files at {SHARED}")
@@ -182,15 +183,6 @@ def test_files_of_our_own_are_checked_too(tmp_path: Path) -> None:
     assert "missing: decoder.layers.0.bias (4,)" in refusal(path)
     path.write_bytes(path.read_bytes()[:200])
     assert "cut short" in refusal(path)
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(ValueError) as caught:
-        anysr.load(path)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert path.name in message
-    return message
 
 
 def damaged(name: str) -> dict[str, Any]:

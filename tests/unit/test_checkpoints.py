@@ -14,6 +14,7 @@ from torch import Tensor
 
 import anysr
 from anysr.checkpoints.names import released_name
+from tests.refusal import refusal
 
 TINY: dict[str, Any] = {"encoder": {"num_blocks": 1, "channels": 16}, "decoder": {"hidden": 16}}
 
@@ -31,15 +32,6 @@ def as_released(name: str, **overrides: Any) -> tuple[anysr.AnySR, dict[str, Ten
 def written(path: Path, weights: dict[str, Any], spec: dict[str, Any] | None = None) -> Path:
     torch.save({"model": {"name": "any", "args": spec or {}, "sd": weights}}, path)
     return path
-
-
-def refusal(path: Path) -> str:
-    with pytest.raises(ValueError) as caught:
-        anysr.load(path)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert path.name in message
-    return message
 
 
 @pytest.mark.parametrize(
