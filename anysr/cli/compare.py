@@ -26,7 +26,7 @@ from anysr.cli.models import open_device, open_model, parse_subnet
 from anysr.files import is_same_file
 from anysr.geometry import Target, resolve_target
 from anysr.imaging import MAX_MEGAPIXELS, ImageError, Picture, format_of, read_image, write_image
-from anysr.imaging.picture import Pixels, check_pixels
+from anysr.imaging.picture import Pixels, check_pixels, to_8_bits
 from anysr.metrics import psnr
 from anysr.upscaling import Enlargement, Request, Upscaler
 from anysr.upscaling.targets import parse_scale
@@ -104,7 +104,7 @@ def _read_rgb(path: Path) -> Pixels:
         picture = read_image(path, MAX_MEGAPIXELS)
     except ImageError as error:
         raise ImageError(f"{shown(path)}: {error}") from None
-    colour = picture.colour if picture.peak == 255 else (picture.colour // 257).astype(np.uint8)
+    colour = picture.colour if picture.peak == 255 else to_8_bits(picture.colour)
     if colour.shape[2] == 4:
         return np.asarray(Image.fromarray(colour, "CMYK").convert("RGB"))
     return colour if colour.shape[2] == 3 else colour.repeat(3, axis=2)
@@ -122,10 +122,16 @@ def _enlarger(name: str) -> Enlarge:
     upscaler = Upscaler(open_model(text).model, open_device(None))
 
     def enlarge(lr: Pixels, target: Target) -> Pixels:
-        request = Request(Enlargement(size=target.size), subnet=choice)
+        request = Request(_enlargement(lr.shape[:2], target), subnet=choice)
         return upscaler.enlarge(Picture(lr), request).picture.colour
 
     return enlarge
+
+
+def _enlargement(lr_size: tuple[int, int], target: Target) -> Enlargement:
+    """By the scale, as upscale does, unless the original is of another size."""
+    by_scale = Enlargement(scale=target.scale)
+    return by_scale if by_scale.resolve(lr_size).size == target.size else Enlargement(size=target.size)
 
 
 def _where_they_differ(a: Pixels, b: Pixels) -> list[tuple[int, int, int, int]]:

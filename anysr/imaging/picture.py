@@ -98,3 +98,8 @@ def check_pixels(size: tuple[int, int], max_megapixels: float) -> None:
     if size[0] * size[1] > max_megapixels * 1e6:
         megapixels = size[0] * size[1] / 1e6
         raise ImageError(f"{size[0]} x {size[1]} are {megapixels:.0f} megapixels, more than {max_megapixels:g}")
+
+
+def to_8_bits(values: Pixels) -> Pixels:
+    """uint16 of 0 ... 65535 to the nearest uint8 of 0 ... 255, of any shape."""
+    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)

@@ -13,7 +13,7 @@ from PIL import Image, ImageCms
 
 from anysr.files import write_whole
 from anysr.imaging.metadata import exif_with_dpi, fitting_icc, with_size
-from anysr.imaging.picture import Metadata, Picture, Pixels
+from anysr.imaging.picture import Metadata, Picture, Pixels, to_8_bits
 from anysr.imaging.png import are_srgb, with_chunks
 from anysr.imaging.tiff import encode_tiff
 
@@ -108,7 +108,7 @@ def _fitted(picture: Picture, spec: Format) -> Picture:
     notes = list(picture.notes)
     if picture.peak > 255 and not (spec.has_16_bit and picture.colour.shape[2] in spec.channels):
         notes.append(f"16 bits became 8: {spec.name} holds no more")
-        picture = replace(picture, colour=_to_8_bits(picture.colour), alpha=_to_8_bits_or_none(picture.alpha))
+        picture = replace(picture, colour=to_8_bits(picture.colour), alpha=_to_8_bits_or_none(picture.alpha))
     if picture.colour.shape[2] == 4 and 4 not in spec.channels:
         notes.append(f"CMYK became sRGB: {spec.name} holds no inks")
         picture = _to_srgb(picture)
@@ -145,12 +145,8 @@ def _fitted_metadata(metadata: Metadata, spec: Format) -> tuple[Metadata, list[s
     return metadata, lost
 
 
-def _to_8_bits(values: Pixels) -> Pixels:
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-
-
 def _to_8_bits_or_none(values: Pixels | None) -> Pixels | None:
-    return None if values is None else _to_8_bits(values)
+    return None if values is None else to_8_bits(values)
 
 
 def _on_white(picture: Picture) -> Pixels:

@@ -16,7 +16,7 @@ from PIL import Image
 import anysr
 from anysr.cli import main, models
 from anysr.files import write_whole
-from anysr.imaging import FORMATS, read_image
+from anysr.imaging import FORMATS, Picture, read_image, write_image
 from anysr.upscaling import Enlargement, Request, Upscaler, enlarge_file
 from tests.enlarging import bilinear_network, encoded, save_network, smooth
 
@@ -457,6 +457,26 @@ def test_compare(photo, model, tmp_path, capsys):
         assert reason in capsys.readouterr().err
     assert photo.read_bytes() == before
     assert main(["compare", "nearest", "bicubic", "--image", str(photo), "-o", str(tmp_path / "new/sheet.png")]) == 0
+
+
+def test_compare_shows_what_upscale_writes(model, tmp_path, monkeypatch):
+    deep, square, sheet = smooth(30, 30, 3, peak=65535), tmp_path / "square.png", tmp_path / "sheet.png"
+    originals = {n: tmp_path / f"{n}.png" for n in (76, 77)}
+    write_image(Picture(deep), square)
+    for n, path in originals.items():  # 30 x 2.55 is 76 pixels, 2.53 times as many: of a smaller subnet
+        write_image(Picture(smooth(n, n, 3)), path)
+    whole, seen = Upscaler.enlarge, []
+
+    def enlarge(upscaler, picture, request):
+        result = whole(upscaler, picture, request)
+        seen.append((picture.colour, result.plan.target.size, result.plan.subnet.index))
+        return result
+
+    monkeypatch.setattr(Upscaler, "enlarge", enlarge)
+    for images in (["--image", square], ["--hr", originals[76]], ["--image", square, "--hr", originals[77]]):
+        assert main(["compare", "nearest", str(model), *map(str, images), "--scale", "2.55", "-o", str(sheet)]) == 0
+    assert [(size, subnet) for _, size, subnet in seen] == [((76, 76), 2), ((74, 74), 2), ((77, 77), 2)]
+    assert np.array_equal(seen[0][0], np.rint(deep / 257))
 
 
 def test_closed_outputs_cost_nothing(photo, tmp_path, model):
