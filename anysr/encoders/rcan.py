@@ -173,6 +173,10 @@ class Rcan(nn.Module):
         """Channels held at once for each pixel that is being computed."""
         return 2 * (self.config.channels + width)
 
+    def kept_channels(self, width: int) -> int:
+        """Channels of the maps of the whole image that encoding in tiles keeps."""
+        return 3 * self.config.channels
+
     def macs(self, lr_size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image of h x w."""
         config, pixels = self.config, lr_size[0] * lr_size[1]

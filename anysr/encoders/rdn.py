@@ -109,7 +109,7 @@ class DenseBlock(nn.Module):
             sweep(x_1Chw, lambda x, _: x + F.conv2d(self._dense(x, width), weight, bias), tile, halo)
             return
         first = self._first_gated(width)
-        last = new_map(weight.shape[1] - first, x_1Chw)
+        last = new_map(self.gated_channels(width), x_1Chw)
 
         def partly_fused(x: Tensor, _: Window) -> Tensor:
             dense = self._dense(x, width)
@@ -118,6 +118,10 @@ class DenseBlock(nn.Module):
         sweep(x_1Chw, partly_fused, tile, halo, out=[x_1Chw, last])
         gated = weight[:, first:] * self._gate(last, scale, width)
         sweep(x_1Chw, lambda x, at: x + F.conv2d(at.of(last), gated), tile, halo=0)
+
+    def gated_channels(self, width: int) -> int:
+        """Channels that the gate acts on; 0 without one."""
+        return 0 if self.gate is None else sum(self.config.segments(width)) - self._first_gated(width)
 
     def macs(self, pixels: int, width: int) -> int:
         """Multiply-adds of one image."""
@@ -227,6 +231,10 @@ class Rdn(nn.Module):
     def window_channels(self, width: int) -> int:
         """Channels held at once for each pixel that is being computed."""
         return 2 * sum(self.config.segments(width)) + self.config.channels
+
+    def kept_channels(self, width: int) -> int:
+        """Channels of the maps of the whole image that encoding in tiles keeps."""
+        return 2 * self.config.channels + self.blocks[0].gated_channels(width)
 
     def macs(self, lr_size: tuple[int, int], width: int) -> int:
         """Multiply-adds of one image of h x w."""

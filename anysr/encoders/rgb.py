@@ -53,6 +53,10 @@ class Rgb(nn.Module):
         """Nothing is computed."""
         return 0
 
+    def kept_channels(self, width: int) -> int:
+        """Nothing is kept."""
+        return 0
+
     def macs(self, lr_size: tuple[int, int], width: int) -> int:
         """Nothing."""
         return 0

@@ -27,8 +27,6 @@ _HALO_PX = 16
 _COPIES_IN, _COPIES_OUT = 4, 3
 # Of the self-ensemble, float32 RGB: the sum so far, an answer, and the answer turned back.
 _COPIES_ENSEMBLE = 3
-# Maps of the trunk's channels that tiled encoding keeps.
-_KEPT_MAPS = {"edsr": 1, "rcan": 3, "rdn": 3, "rgb": 0}
 
 
 def peak_bytes(model: AnySR, plan: Plan, precision: Precision, tile: Tile, out_bytes_per_pixel: int) -> int:
@@ -80,7 +78,7 @@ def _encoder_values(model: AnySR, subnet: Subnet, lr_size: tuple[int, int], tile
     h, w = lr_size
     channels, window_channels = model.encoder.out_channels, model.encoder.window_channels(subnet.encoder_channels)
     whole = (2 * channels + window_channels) * h * w
-    kept = _KEPT_MAPS[model.config.encoder.kind] * channels * h * w
+    kept = model.encoder.kept_channels(subnet.encoder_channels) * h * w
     if tile is None:
         return whole
     if tile == "auto":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
+import weakref
 
 import numpy as np
 import pytest
@@ -61,6 +63,38 @@ def test_bfloat16(encoder: str) -> None:
     model, lr = tiny(f"{encoder}-liif-anysr").bfloat16(), torch.rand(1, 3, 19, 13)
     with torch.no_grad():
         assert (model(lr, 2, tile=6) - model(lr, 2, tile=None)).abs().max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("edsr-baseline-arbsr", {}),
+        ("rcan-liif-anysr", {"num_groups": 1, "num_blocks": 2}),
+        ("rdn-liif", {"num_blocks": 2}),
+        ("rdn-liif-anysr", {"num_blocks": 2}),
+        ("rdn-liif-anysr", {"num_blocks": 2, "columns": "own"}),
+        ("rdn-a-liif-anysr", {"num_blocks": 2}),
+    ],
+)
+def test_the_maps_that_are_kept_are_counted(
+    name: str, changed: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = anysr.build(name, encoder=changed).eval().encoder
+    maps: list[weakref.ref[torch.Tensor]] = []
+    held: list[int] = []
+
+    def new_map(channels: int, like: torch.Tensor) -> torch.Tensor:
+        made = tiles.new_map(channels, like)
+        maps.append(weakref.ref(made))
+        held.append(sum(kept.shape[1] for ref in maps if (kept := ref()) is not None))
+        return made
+
+    monkeypatch.setattr(importlib.import_module(type(encoder).__module__), "new_map", new_map)
+    for width in (encoder.config.slim_channels // 2, encoder.config.slim_channels):
+        held.clear()
+        with torch.no_grad():
+            encoder.in_tiles(torch.rand(1, 3, 8, 8), (2.0, 2.0), width, (4, 4), lambda share: None)
+        assert max(held) == encoder.kept_channels(width)
 
 
 def test_large_images_are_cut_by_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
