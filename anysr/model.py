@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import operator
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -48,6 +49,10 @@ class AnySR(nn.Module):
     It owns its normalisation, depends on its arguments alone and keeps nothing between calls. Networks
     with ArbSR's adaption need :meth:`eval` for that, which :func:`anysr.load` leaves them in: while they
     train, their batch norms average over the batch, even without gradients, and over each tile of it.
+
+    Without gradients it computes in the type of its weights or of autocast, but not in bfloat16 on a processor
+    that is slower in that than in float32. Weights of another type are then converted at every call: to save
+    that, convert the network once, ``model.float()`` or ``model.bfloat16()``.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -83,8 +88,8 @@ class AnySR(nn.Module):
                 rows whose memory is bounded anyway.
 
         Returns:
-            (N, 3, H, W) RGB in the same range, not clamped; (N, Q, 3) with ``coord``. Float32, whatever
-            the type of the weights.
+            (N, 3, H, W) RGB in the same range, not clamped; (N, Q, 3) with ``coord``. Without gradients
+            float32, whatever the type of the weights.
 
         Raises:
             ValueError: a wrong shape, scale, size, subnet or tile; LIIF's coordinates that want gradients.
@@ -93,17 +98,16 @@ class AnySR(nn.Module):
             height, width = resolve_target(_check_images(lr), scale, size).size
             pieces = self.strips(lr, scale, size, subnet=subnet, tile=tile)
             return assemble(pieces, len(lr), (height, width), lr.device)
-        if (same := self._at_inference_precision()) is not self:
-            with torch.autocast(lr.device.type, enabled=False):
-                return same(lr, scale, size, subnet=subnet, coord=coord, tile=tile)
         target = resolve_target(_check_images(lr), scale, size)
         coord = None if coord is None else _checked_coord(coord, len(lr))
         chosen = self.subnet_for(subnet, target.largest_scale)
         grid = GridQueries(target.size, target.scale)
         queries: Queries = grid if coord is None else PointQueries(coord, grid.cell, target.scale)
         image = recolour(lr, self.config.colour.to_network, dim=1)
-        feat = self._encode(image, target.scale, chosen, tile, _untold)
-        rgb: Tensor = self.decoder(feat, image, queries, chosen.decoder_channels)
+        same = self._at_inference_precision()
+        with nullcontext() if torch.is_grad_enabled() else torch.autocast(lr.device.type, enabled=False):
+            feat = same._encode(image, target.scale, chosen, tile, _untold)
+            rgb: Tensor = same.decoder(feat, image, queries, chosen.decoder_channels)
         return recolour(rgb, self.config.colour.to_rgb, dim=1 if coord is None else 2)
 
     @torch.no_grad()
@@ -141,15 +145,15 @@ class AnySR(nn.Module):
             image = recolour(batch, colour.to_network, dim=1)
             with torch.autocast(lr.device.type, enabled=False):
                 feat = same._encode(image, target.scale, chosen, tile, progress or _untold)
-            for rows in same.decoder.rows(feat, image, queries, chosen.decoder_channels):
+            pieces = same.decoder.rows(feat, image, queries, chosen.decoder_channels)
+            for rows in _without_autocast(pieces, lr.device.type):
                 yield Rows(first + rows.image, rows.top, recolour(rows.rgb, colour.to_rgb, dim=0))
 
     def _at_inference_precision(self) -> AnySR:
         """This network, or without gradients a copy in the precision that autocast or the processor wants."""
         weight = next(self.parameters())
         dtype = weight.dtype if torch.is_grad_enabled() else inference_dtype(weight)
-        under_autocast = not torch.is_grad_enabled() and torch.is_autocast_enabled(weight.device.type)
-        return copy.deepcopy(self).to(dtype) if dtype != weight.dtype or under_autocast else self
+        return self if dtype == weight.dtype else copy.deepcopy(self).to(dtype)
 
     def _encode(
         self, image_B3hw: Tensor, scale: Pair, subnet: Subnet, choice: TileChoice, progress: Progress
@@ -242,6 +246,16 @@ def build(config: ModelConfig | Mapping[str, Any] | str, **overrides: Any) -> An
     if overrides:
         raise ValueError(f"overrides change a named network; put {', '.join(overrides)} into the configuration itself")
     return AnySR(config if isinstance(config, ModelConfig) else ModelConfig.from_dict(config))
+
+
+def _without_autocast(pieces: Iterator[Rows], device_type: str) -> Iterator[Rows]:
+    """The same pieces; autocast is off while each is made, and as the caller has it in between."""
+    while True:
+        with torch.autocast(device_type, enabled=False):
+            piece = next(pieces, None)
+        if piece is None:
+            return
+        yield piece
 
 
 def _untold(share: float) -> None:

@@ -184,20 +184,39 @@ def test_macs_agree_with_a_counter_on_the_textbook(kind: str, width: int) -> Non
     assert counter.get_total_flops() == 2 * decoder.macs((5, 6), (13, 14), width)
 
 
+def network(kind: str) -> AnySR:
+    torch.manual_seed(0)
+    groups = (SubnetConfig((1.0, 4.0)),)
+    return AnySR(ModelConfig(EdsrConfig(num_blocks=2, channels=16), CONFIGS[kind], InterweaveConfig(8), groups)).eval()
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("fast_bf16", [False, True])
 def test_bfloat16_and_autocast_stay_close(kind: str, fast_bf16: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anysr.fast_linear._cpu_has_fast_bf16", lambda: fast_bf16)
-    torch.manual_seed(0)
-    config = ModelConfig(
-        EdsrConfig(num_blocks=2, channels=16), CONFIGS[kind], InterweaveConfig(8), (SubnetConfig((1.0, 4.0)),)
-    )
-    model, lr = AnySR(config).eval(), torch.rand(2, 3, 9, 8)
+    model, lr = network(kind), torch.rand(2, 3, 9, 8)
     with torch.no_grad():
         expected = model(lr, 2.3)
         with torch.autocast("cpu", torch.bfloat16):
             torch.testing.assert_close(model(lr, 2.3).float(), expected, rtol=0, atol=0.03)
         torch.testing.assert_close(model.bfloat16()(lr, 2.3).float(), expected, rtol=0, atol=0.03)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_autocast_copies_no_weights_of_the_right_type(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anysr.fast_linear._cpu_has_fast_bf16", lambda: False)
+    monkeypatch.setattr("copy.deepcopy", None)
+    model, lr, coord = network(kind), torch.rand(2, 3, 9, 8), torch.rand(2, 5, 2)
+    with torch.no_grad():
+        expected = model(lr, 2.3), model(lr, 2.3, coord=coord)
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            assert torch.equal(model(lr, 2.3), expected[0])
+            assert torch.equal(model(lr, 2.3, coord=coord), expected[1])
+        for _ in model.strips(lr, 2.3):
+            assert torch.is_autocast_enabled("cpu")
+        model(lr, 2.3).float().sum().backward()  # what autocast keeps of the weights must know gradients
+    assert all(weight.grad is not None for weight in model.parameters())
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
