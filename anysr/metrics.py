@@ -6,8 +6,10 @@ Sums run in double precision and in a fixed order, so that a score does not depe
 from __future__ import annotations
 
 import math
-from typing import Literal
+import operator
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +42,7 @@ def psnr(
         Decibels; infinity for equal images.
 
     Raises:
-        ValueError: the shapes differ or nothing is left inside the border.
+        ValueError: the shapes differ, nothing is left inside the border, or there is no such channel.
     """
     sr, hr = scored_region(sr_3HW, hr_3HW, border, channel, rounded=rounded)
     mse = _mean((sr - hr).square())
@@ -61,7 +63,7 @@ def ssim(
     window lies inside the region; of RGB the mean over the colours.
 
     Raises:
-        ValueError: the shapes differ or less than one window is left inside the border.
+        ValueError: the shapes differ, less than one window is left inside the border, or there is no such channel.
     """
     sr, hr = scored_region(sr_3HW, hr_3HW, border, channel, rounded=rounded)
     if min(sr.shape[1:]) < _WINDOW_PX:
@@ -81,11 +83,13 @@ def scored_region(
     """What of two images a score sees: (C, H', W') in double precision, C = 1 for luma.
 
     Raises:
-        ValueError: the shapes differ or nothing is left inside the border.
+        ValueError: the shapes differ, nothing is left inside the border, or there is no such channel.
     """
     if sr_3HW.shape != hr_3HW.shape or sr_3HW.dim() != 3 or sr_3HW.shape[0] != 3:
         raise ValueError(f"expected two (3, H, W) images of one size, got {tuple(sr_3HW.shape)}, {tuple(hr_3HW.shape)}")
-    edges = (border, border) if isinstance(border, int) else border
+    if channel not in ("y", "rgb"):
+        raise ValueError(f'channel must be "y" or "rgb", got {channel!r}')
+    edges = _edges(border)
     size = (sr_3HW.shape[1], sr_3HW.shape[2])
     if min(edges) < 0 or any(2 * edge >= n for edge, n in zip(edges, size, strict=True)):
         raise ValueError(f"a border of {edges[0]} x {edges[1]} leaves nothing of an image of {size[0]} x {size[1]}")
@@ -93,6 +97,16 @@ def scored_region(
     inside = (slice(None), slice(top, size[0] - top), slice(left, size[1] - left))
     sr, hr = (_as_seen(image[inside], channel, rounded) for image in (sr_3HW, hr_3HW))
     return sr, hr
+
+
+def _edges(border: Any) -> tuple[int, int]:
+    try:
+        top, left = (operator.index(edge) for edge in (border if np.iterable(border) else (border, border)))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"border must be a whole number of pixels or two, (top and bottom, left and right), got {border!r}"
+        ) from None
+    return top, left
 
 
 def round_to_8_bits(image: Tensor) -> Tensor:

@@ -67,6 +67,19 @@ def test_ssim_of_flat_images_by_hand():
     assert ssim(hr + 0.2, hr, 1, "rgb") == pytest.approx(0.4801 / 0.5201, abs=1e-6)
 
 
+@pytest.mark.parametrize("score", [psnr, ssim])
+def test_other_channels_and_borders_are_refused(score):
+    image = torch.rand(3, 30, 30)
+    for channel in ("RGB", "Y", "cb", None):
+        with pytest.raises(ValueError, match='channel must be "y" or "rgb", got'):
+            score(image, image, 2, channel)
+    for border in (1.5, (1, 2, 3), "2", None):
+        with pytest.raises(ValueError, match="border must be"):
+            score(image, image, border)
+    for border in (np.int64(2), torch.tensor(2), np.array([2, 2])):
+        assert score(image, image.flip(2), border) == score(image, image.flip(2), (2, 2))
+
+
 @pytest.mark.parametrize("channel", ["y", "rgb"])
 def test_ssim_is_the_published_double_loop(channel):
     """What scikit-image gives for gaussian_weights=True, sigma=1.5, use_sample_covariance=False."""
