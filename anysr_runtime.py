@@ -15,7 +15,6 @@ This file may be copied to wherever it is needed.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,8 @@ _FORMAT = 1
 _AGAIN = "write it again with anysr export"
 # What floating-point images may hold: a little more than [0, 1], as resamplers leave it, and never 0 … 255.
 _LOWEST, _HIGHEST = -0.5, 1.5
+# Of scales and of sides in pixels.
+_LARGEST = 10**9
 # Output pixels a strip: bounds the memory beside the features.
 _STRIP_PIXELS = 2**17
 
@@ -162,10 +163,12 @@ class Upscaler:
         else:
             assert sides is not None
             pair = (sides[0] / height, sides[1] / width)
-        if not all(math.isfinite(s) and s >= 1 for s in pair):
-            raise ValueError(f"scale must be finite and at least 1, got {pair}; to shrink an image use a resampler")
-        if sides is not None and not all(side >= 1 and side.is_integer() for side in sides):
-            raise ValueError(f"size must be (H, W), two whole numbers of at least 1, got {size!r}")
+        if sides is not None and not all(1 <= side <= _LARGEST and side.is_integer() for side in sides):
+            raise ValueError(f"size must be (H, W), two whole numbers from 1 to {_LARGEST:,}, got {size!r}")
+        if not all(1 <= s <= _LARGEST for s in pair):
+            raise ValueError(
+                f"scale must be at least 1 and at most {_LARGEST:,}, got {pair}; to shrink an image use a resampler"
+            )
         wanted = (height * pair[0], width * pair[1]) if sides is None else sides
         grid = (round(wanted[0]), round(wanted[1]))
         factor = self.subnets[0].about["factor"]
@@ -206,7 +209,7 @@ class Upscaler:
 def _two(values: Any, form: str) -> tuple[float, float]:
     try:
         first, second = (float(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{form}, got {values!r}") from None
     return first, second
 

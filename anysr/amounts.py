@@ -13,19 +13,31 @@ _SECONDS = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-6, "min": 60.0,
 
 
 def parse_macs(text: str) -> float:
-    """``50G`` multiply-adds; k, M, G, T are powers of 1,000."""
+    """``50G`` multiply-adds; k, M, G, T are powers of 1,000.
+
+    Raises:
+        ValueError: another form, nothing, or more than a float holds.
+    """
     return _parse(text, _COUNTS, "multiply-adds are written as 50G or 1.5T")
 
 
 def parse_seconds(text: str) -> float:
-    """``200ms``, ``1.5s``, ``2min``."""
+    """``200ms``, ``1.5s``, ``2min``.
+
+    Raises:
+        ValueError: another form, nothing, or more than a float holds.
+    """
     return _parse(text, _SECONDS, "a time is written as 200ms, 1.5s or 2min")
 
 
 def parse_bytes(text: str) -> int:
-    """``2G`` or ``512MiB``; k, M, G, T are powers of 1,024."""
+    """``2G`` or ``512MiB``; k, M, G, T are powers of 1,024.
+
+    Raises:
+        ValueError: another form, less than a byte, or more than a float holds.
+    """
     plain = re.sub(r"i?b$", "", text.strip(), flags=re.IGNORECASE)
-    return int(_parse(plain, _BYTES, "memory is written as 2G or 512M"))
+    return int(_parse(plain, _BYTES, "memory is written as 2G or 512M, at least 1 byte", least=1))
 
 
 def parse_whole(text: str) -> int | None:
@@ -63,9 +75,10 @@ def rounded_up(value: float, digits: int = 3) -> float:
     return math.ceil(value / step) * step
 
 
-def _parse(text: str, units: dict[str, float] | dict[str, int], form: str) -> float:
+def _parse(text: str, units: dict[str, float] | dict[str, int], form: str, least: float = 0.0) -> float:
     match = _AMOUNT.fullmatch(text.strip())
     unit = None if match is None else units.get(match[2].lower())
-    if match is None or unit is None or float(match[1]) <= 0 or not math.isfinite(float(match[1])):
+    amount = 0.0 if match is None or unit is None else float(match[1]) * unit
+    if not least <= amount < math.inf or amount == 0:
         raise ValueError(f"{form}, got {text!r}")
-    return float(match[1]) * unit
+    return amount

@@ -8,11 +8,11 @@ exactly between two pixels and rounding decides which of them it takes.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,6 +21,8 @@ from anysr.constants import constants
 
 # A query is pushed up by a hair before the nearest pixel is taken, so ties go to the higher index.
 _TIE_SHIFT = 1e-6
+# Of scales and of sides in pixels: beyond any image, and the product of two still fits 64 bits.
+_LARGEST = 10**9
 
 Pair = tuple[float, float]
 
@@ -125,7 +127,7 @@ def resolve_target(
     is H / h, W / w; with both, ``size`` is the grid and ``scale`` conditions the network.
 
     Raises:
-        ValueError: neither is given, a scale below 1 or not finite, a size that is not positive.
+        ValueError: neither is given, a scale that is not from 1 to 10^9, a size that is not of such whole numbers.
     """
     if scale is None and size is None:
         raise ValueError("give scale=2.37, scale=(s_h, s_w), size=(H, W), or both; got neither")
@@ -230,25 +232,27 @@ def checked_size(size: Sequence[int], what: str = "size must be (H, W)") -> tupl
     """Height and width as Python's numbers; ``what`` begins the refusal.
 
     Raises:
-        ValueError: not two whole numbers of at least 1.
+        ValueError: not two whole numbers from 1 to 10^9.
     """
     try:
         height, width = (operator.index(v) for v in size)
     except (TypeError, ValueError):
         height = width = 0
-    if height < 1 or width < 1:
-        raise ValueError(f"{what}, two whole numbers of at least 1, got {size!r}")
+    if not (1 <= height <= _LARGEST and 1 <= width <= _LARGEST):
+        raise ValueError(f"{what}, two whole numbers from 1 to {_LARGEST:,}, got {size!r}")
     return height, width
 
 
 def _checked_scale(scale: float | Sequence[float], of: str = "") -> Pair:
     try:
-        values = tuple(float(v) for v in scale) if isinstance(scale, Sequence) else (float(scale),) * 2
-    except (TypeError, ValueError):
+        values = tuple(float(v) for v in (scale if np.iterable(scale) else (scale, scale)))
+    except (TypeError, ValueError, OverflowError):
         values = ()
     if len(values) != 2 or isinstance(scale, bool | str):
         raise ValueError(f"scale must be a number or (s_h, s_w), got {scale!r}")
-    if any(not math.isfinite(v) or v < 1 for v in values):
+    if not all(1 <= v <= _LARGEST for v in values):
         given = f"{scale!r}" + (f" ({of})" if of else "")
-        raise ValueError(f"scale must be finite and at least 1, got {given}; to shrink an image use a resampler")
+        raise ValueError(
+            f"scale must be at least 1 and at most {_LARGEST:,}, got {given}; to shrink an image use a resampler"
+        )
     return values[0], values[1]

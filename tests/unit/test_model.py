@@ -163,7 +163,7 @@ def test_a_file_comes_before_the_box_and_an_unknown_name_is_told_what_there_is(t
         ({"scale": 0.5}, "at least 1"),
         ({"scale": float("nan")}, "at least 1"),
         ({"scale": (2, 3, 4)}, "s_h, s_w"),
-        ({"size": (0, 5)}, "at least 1"),
+        ({"size": (0, 5)}, "numbers from 1 to"),
         ({"size": (3, 3)}, "over an input"),
         ({"scale": 2, "subnet": 7}, "0 … 2"),
         ({"scale": 2, "subnet": "wide"}, "auto"),
@@ -347,11 +347,23 @@ def test_bfloat16_answers_nearly_the_same():
 def test_numbers_of_other_libraries_are_numbers():
     model, lr = small_model(), torch.rand(1, 3, 6, 6)
     expected = model(lr, 2.5, subnet=1)
-    for scale in (np.float32(2.5), torch.tensor(2.5), (np.float64(2.5), 2.5)):
+    for scale in (
+        np.float32(2.5),
+        torch.tensor(2.5),
+        (np.float64(2.5), 2.5),
+        np.array([2.5, 2.5]),
+        torch.full((2,), 2.5),
+    ):
         assert torch.equal(model(lr, scale, subnet=1), expected)
     assert model(lr, np.int64(2)).shape == (1, 3, 12, 12)
     assert torch.equal(model(lr, 2.5, subnet=np.int64(1)), expected)
     assert small_model(decoder=LiifConfig(hidden=np.int64(24), num_layers=3)).config == model.config
     assert model(lr, size=(np.int64(20), np.int32(22))).shape == (1, 3, 20, 22)
-    with pytest.raises(ValueError, match="scale must be a number"):
-        model(lr, "2.5")
+    for wrong in ("2.5", "25", np.array([2.5]), np.array([2, 2.5, 3]), 10**400, True):
+        with pytest.raises(ValueError, match=r"scale must be a number or \(s_h, s_w\)"):
+            model(lr, wrong)
+    for wrong in (1e308, np.inf, np.nan, 0.5, (2, 1.1e9)):
+        with pytest.raises(ValueError, match="at least 1 and at most 1,000,000,000"):
+            model(lr, wrong)
+    with pytest.raises(ValueError, match="whole numbers from 1 to 1,000,000,000"):
+        model(lr, size=(10**400, 7))

@@ -328,7 +328,9 @@ def test_amounts(parse, text, value):
 
 @pytest.mark.parametrize(
     ("parse", "text"),
-    [(parse_macs, "much"), (parse_macs, "-3G"), (parse_macs, "0"), (parse_seconds, "3 parsecs"), (parse_bytes, "2X"),
+    [(parse_macs, "much"), (parse_macs, "-3G"), (parse_macs, "0"), (parse_macs, "1e308T"),
+     (parse_seconds, "1e308h"), (parse_bytes, "1e308G"), (parse_bytes, "0.1"), (parse_scale, "1e308"),
+     (parse_seconds, "3 parsecs"), (parse_bytes, "2X"),
      (parse_scale, "0.5"), (parse_scale, "nan"), (parse_scale, "2x"), (parse_size, "1920"), (parse_size, "0x9")],
 )  # fmt: skip
 def test_nonsense_is_refused(parse, text):
