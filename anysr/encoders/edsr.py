@@ -52,7 +52,7 @@ class EdsrConfig:
     @property
     def slim_channels(self) -> int:
         """The width that subnets take a fraction of."""
-        return self.block_channels or self.channels
+        return self.channels if self.block_channels is None else self.block_channels
 
     def narrowed(self, width: int) -> EdsrConfig:
         """The configuration of the physically smaller encoder."""

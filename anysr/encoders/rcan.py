@@ -46,11 +46,13 @@ class RcanConfig:
                 "encoder.num_groups, num_blocks, channels and reduction must be at least 1, reduction at most channels "
                 f"and adapt_every at least 0, got {sizes} and {self.adapt_every}"
             )
+        if self.block_channels is not None and self.block_channels < 1:
+            raise ValueError(f"encoder.block_channels must be at least 1, or null, got {self.block_channels}")
 
     @property
     def slim_channels(self) -> int:
         """The width that subnets take a fraction of."""
-        return self.block_channels or self.channels
+        return self.channels if self.block_channels is None else self.block_channels
 
     def narrowed(self, width: int) -> RcanConfig:
         """The configuration of the physically smaller encoder."""

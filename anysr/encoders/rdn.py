@@ -62,7 +62,7 @@ class RdnConfig:
     @property
     def slim_channels(self) -> int:
         """The width that subnets take a fraction of."""
-        return self.narrow_growth or self.growth
+        return self.growth if self.narrow_growth is None else self.narrow_growth
 
     def narrowed(self, width: int) -> RdnConfig:
         """The configuration of the physically smaller encoder."""

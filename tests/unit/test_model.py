@@ -240,6 +240,7 @@ def test_places_may_be_of_any_layout_but_want_no_gradients():
     [
         ("edsr-baseline-liif", {"decoder": {"skip": "bicubic"}}, r"decoder\.skip"),
         ("edsr-baseline-liif", {"encoder": {"block_channels": 0}}, r"encoder\.block_channels"),
+        ("rcan-liif", {"encoder": {"block_channels": 0}}, r"encoder\.block_channels"),
         ("edsr-baseline-liif", {"encoder": {"residual_scale": float("nan")}}, r"encoder\.residual_scale"),
         ("rdn-liif", {"encoder": {"narrow_growth": -1}}, r"encoder\.narrow_growth"),
         ("rdn-liif", {"interweave": 3}, r"model\.interweave"),
