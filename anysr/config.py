@@ -35,10 +35,16 @@ class SubnetConfig:
     decoder_width: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scales", tuple(self.scales))
-        low, high = self.scales
-        if not 1 <= low < high < math.inf:
-            raise ValueError(f"a group's scales must be [low, high] with 1 <= low < high, got {list(self.scales)}")
+        try:
+            low, high = self.scales
+            fitting = 1 <= low < high < math.inf
+        except (TypeError, ValueError):
+            fitting = False
+        if not fitting:
+            raise ValueError(
+                f"a group's scales must be [low, high], two finite numbers with 1 <= low < high, got {self.scales!r}"
+            )
+        object.__setattr__(self, "scales", (low, high))
         for name in ("encoder_width", "decoder_width"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -81,12 +82,15 @@ def mean_macs(model: AnySR, lr_size: tuple[int, int] = (256, 256), scales: tuple
         model: the network; one of a fixed factor has that scale alone.
         lr_size: (h, w).
         scales: (lowest, highest); None is what the model's groups cover.
+
+    Raises:
+        ValueError: a size that is none, or scales that are not finite with 1 <= lowest < highest.
     """
     lr_size = checked_size(lr_size, "lr_size must be (h, w)")
     factor = getattr(model.config.decoder, "factor", None)
     if factor is not None:
         return float(cost(model, lr_size, factor).macs)
-    low, high = scales or (model.subnets[0].scales[0], model.subnets[-1].scales[1])
+    low, high = _checked_range(scales or (model.subnets[0].scales[0], model.subnets[-1].scales[1]))
     edges = [low, *(s.scales[0] for s in model.subnets[1:] if low < s.scales[0] < high), high]
     total = 0.0
     for start, end in itertools.pairwise(edges):
@@ -97,3 +101,14 @@ def mean_macs(model: AnySR, lr_size: tuple[int, int] = (256, 256), scales: tuple
             decoder = model.decoder.macs(lr_size, target.size, subnet.decoder_channels)
             total += (encoder + decoder) * (end - start) / _POINTS_PER_GROUP
     return total / (high - low)
+
+
+def _checked_range(scales: tuple[float, float]) -> tuple[float, float]:
+    try:
+        low, high = scales
+        fitting = 1 <= low < high < math.inf
+    except (TypeError, ValueError):
+        fitting = False
+    if not fitting:
+        raise ValueError(f"scales must be (lowest, highest), finite with 1 <= lowest < highest, got {scales!r}")
+    return low, high

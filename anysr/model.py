@@ -180,7 +180,11 @@ class AnySR(nn.Module):
         return resolve_tile(choice, (lr.shape[-2], lr.shape[-1]), channels, weight)
 
     def subnet_for(self, choice: SubnetChoice, largest_scale: float) -> Subnet:
-        """The subnet that ``choice`` names, for a call at this scale."""
+        """The subnet that ``choice`` names, for a call at this scale.
+
+        Raises:
+            ValueError: there is no such subnet.
+        """
         if isinstance(choice, str) and choice == "full":
             return self.subnets[-1]
         if isinstance(choice, str) and choice == "auto":

@@ -43,7 +43,7 @@ def check_answers(model: AnySR, subnet: int, answer: Answer, what: str) -> float
             if not difference <= TOLERANCE:
                 raise ValueError(
                     f"{what} differs from the network by {difference:.2g} (of 1) {where}, more than {TOLERANCE:g}; "
-                    "nothing was kept"
+                    "its file is not kept"
                 )
             worst = max(worst, difference)
     return worst

@@ -94,6 +94,9 @@ def check_pixels(size: tuple[int, int], max_megapixels: float) -> None:
     Args:
         size: (width, height).
         max_megapixels: how many.
+
+    Raises:
+        ImageError: there are more.
     """
     if size[0] * size[1] > max_megapixels * 1e6:
         megapixels = size[0] * size[1] / 1e6

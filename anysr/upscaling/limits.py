@@ -24,7 +24,7 @@ class Limits:
         for name in ("macs", "seconds", "memory"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ValueError(f"a limit of {name} must be positive, got {value}")
+                raise ValueError(f"a limit of {name} must be positive and finite, got {value}")
 
 
 class BudgetError(ValueError):

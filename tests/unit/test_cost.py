@@ -3,6 +3,7 @@ import torch
 
 import anysr
 from anysr import ModelConfig, SubnetConfig, fast_linear
+from anysr.cost import mean_macs
 from anysr.native import fused as native
 
 from .test_model import small_model
@@ -36,6 +37,14 @@ def test_executed_multiply_adds_are_counted_right(monkeypatch):
         model(torch.rand(1, 3, 9, 7), 2.3, subnet=1)
     # The cell's share of the first layer is a matrix-vector product, once per image.
     assert counter.get_total_flops() / 2 == pytest.approx(anysr.cost(model, (9, 7), 2.3, 1).executed_macs, rel=0.005)
+
+
+@pytest.mark.parametrize("scales", [(2, 2), (3, 2), (0.5, 2), (1, float("inf")), (1, 2, 3), 4, ("1", "2")])
+def test_ranges_of_scales_that_are_none_are_refused(scales):
+    with pytest.raises(ValueError, match=r"scales must be \(lowest, highest\)"):
+        mean_macs(small_model(), scales=scales)
+    with pytest.raises(ValueError, match=r"must be \[low, high\], two finite numbers"):
+        SubnetConfig(scales)
 
 
 @pytest.mark.parametrize("lr_size", [(-5, 5), (0, 0), (48.5, 48), 48, (4, 4, 4)])
