@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from anysr.geometry import checked_size, resolve_target
-from anysr.model import AnySR, SubnetChoice
+from anysr.model import AnySR, Subnet, SubnetChoice
 
 _POINTS_PER_GROUP = 24
 
@@ -71,6 +71,13 @@ def cost(
         decoder_macs=model.decoder.macs(lr_size, target.size, chosen.decoder_channels),
         executed_macs=encoder + model.decoder.executed_macs(lr_size, target.size, chosen.decoder_channels),
     )
+
+
+def typical_scale(model: AnySR, subnet: Subnet) -> float:
+    """A round scale that a subnet serves, to tell its cost at: the network's factor, else a whole one if there is."""
+    low, high = subnet.scales
+    factor = getattr(model.config.decoder, "factor", None)
+    return factor or next((s for s in (4.0, 3.0, 2.0, 1.5) if low <= s < high or s == high == 4.0), low)
 
 
 def mean_macs(model: AnySR, lr_size: tuple[int, int] = (256, 256), scales: tuple[float, float] | None = None) -> float:

@@ -20,7 +20,7 @@ from torch import Tensor
 from anysr.constants import constants
 
 # A query is pushed up by a hair before the nearest pixel is taken, so ties go to the higher index.
-_TIE_SHIFT = 1e-6
+TIE_SHIFT = 1e-6
 # Of scales and of sides in pixels: beyond any image, and the product of two still fits 64 bits.
 _LARGEST = 10**9
 
@@ -157,8 +157,8 @@ def axis_corners(coord: Tensor, num_pixels: int) -> AxisCorners:
         num_pixels: h or w of the feature map.
     """
     half = 1 / num_pixels
-    lower, upper = coord + (-half + _TIE_SHIFT), coord + (half + _TIE_SHIFT)
-    shifted = torch.stack([lower, upper]).clamp(-1 + _TIE_SHIFT, 1 - _TIE_SHIFT)
+    lower, upper = coord + (-half + TIE_SHIFT), coord + (half + TIE_SHIFT)
+    shifted = torch.stack([lower, upper]).clamp(-1 + TIE_SHIFT, 1 - TIE_SHIFT)
     index = torch.round(((shifted + 1) * num_pixels - 1) / 2).long().clamp(0, num_pixels - 1)
     centres = pixel_centres(num_pixels, coord.device)
     return AxisCorners(index, (coord - centres[index]) * num_pixels)
@@ -176,7 +176,7 @@ def axis_containing(coord: Tensor, cell: float, num_pixels: int) -> AxisCorners:
         num_pixels: h or w of the feature map.
     """
     edge = coord - cell / 2
-    shifted = (edge + _TIE_SHIFT).clamp(-1 + _TIE_SHIFT, 1 - _TIE_SHIFT)
+    shifted = (edge + TIE_SHIFT).clamp(-1 + TIE_SHIFT, 1 - TIE_SHIFT)
     index = torch.round(((shifted + 1) * num_pixels - 1) / 2).long().clamp(0, num_pixels - 1)
     edges = pixel_centres(num_pixels, coord.device) - 1 / num_pixels
     return AxisCorners(index, (edge - edges[index]) * (num_pixels / 2))

@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from anysr.amounts import parse_whole, show_macs
 from anysr.cli import shown
 from anysr.cli.models import MODEL_HELP, OpenedModel, open_model
-from anysr.cost import cost
+from anysr.cost import cost, typical_scale
 from anysr.model import Subnet
 
 _HEADINGS = ("subnet", "scales", "encoder", "decoder", "parameters", "multiply-adds at", "executed")
@@ -61,7 +61,7 @@ def describe(opened: OpenedModel, lr_size: tuple[int, int]) -> dict[str, Any]:
 
 def _describe_subnet(opened: OpenedModel, subnet: Subnet, lr_size: tuple[int, int]) -> dict[str, Any]:
     model = opened.model
-    scale = getattr(model.config.decoder, "factor", None) or _typical_scale(subnet)
+    scale = typical_scale(model, subnet)
     spent = cost(model, lr_size, scale, subnet.index)
     return {
         "index": subnet.index,
@@ -73,15 +73,6 @@ def _describe_subnet(opened: OpenedModel, subnet: Subnet, lr_size: tuple[int, in
         "macs": spent.macs,
         "executed_macs": spent.executed_macs,
     }
-
-
-def _typical_scale(subnet: Subnet) -> float:
-    """A round factor that the subnet serves: a whole one if there is, else a half."""
-    low, high = subnet.scales
-    for scale in (4.0, 3.0, 2.0, 1.5):
-        if low <= scale < high or (scale == 4.0 and high == 4.0):
-            return scale
-    return low
 
 
 def _provenance(opened: OpenedModel) -> dict[str, Any]:

@@ -26,12 +26,12 @@ from anysr.slimmable import SlimConv2d
 
 NUM_EXPERTS = 4
 _BODY = 64  # hidden units of the routing network
-_TAPS = 9  # of the last convolution
+TAPS = 9  # of the last convolution
 # HR pixels a block, and distinct offset pairs routed at once: bounds on the memory.
 _BLOCK_PIXELS = 65536
 _MAX_PAIRS = 65536
 # Guards the floor against rounding, as the release does.
-_FLOOR_SHIFT = 1e-3
+FLOOR_SHIFT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -112,17 +112,17 @@ class ArbSr(nn.Module):
         """Multiply-adds of one image as published: routing, mixing and filters on every pixel."""
         routing = _BODY * (4 + _BODY + NUM_EXPERTS + 2)
         filters = 2 * self.feat_channels * width
-        return size[0] * size[1] * (routing + (NUM_EXPERTS + 1) * filters + _TAPS * 3 * self.feat_channels)
+        return size[0] * size[1] * (routing + (NUM_EXPERTS + 1) * filters + TAPS * 3 * self.feat_channels)
 
     def executed_macs(self, lr_size: tuple[int, int], size: tuple[int, int], width: int) -> int:
         """Multiply-adds spent here on the same answer; routing counted as if no offset repeated."""
-        per_query = _BODY * (4 + _BODY + NUM_EXPERTS + 2) + NUM_EXPERTS * width * (3 * _TAPS + 2)
-        per_lr_pixel = self.feat_channels * (3 * _TAPS + NUM_EXPERTS * width)
+        per_query = _BODY * (4 + _BODY + NUM_EXPERTS + 2) + NUM_EXPERTS * width * (3 * TAPS + 2)
+        per_lr_pixel = self.feat_channels * (3 * TAPS + NUM_EXPERTS * width)
         return size[0] * size[1] * per_query + lr_size[0] * lr_size[1] * per_lr_pixel
 
     def _project(self, feat_BDhw: Tensor, width: int) -> tuple[Tensor, Tensor]:
         """[T f, C f] once per LR pixel, (B, 27 + E K, h, w), and T E, (27, E K); rows of T are (tap, colour)."""
-        taps_27D = self.tail.weight.permute(2, 3, 0, 1).reshape(3 * _TAPS, -1)
+        taps_27D = self.tail.weight.permute(2, 3, 0, 1).reshape(3 * TAPS, -1)
         compress = self.compress[:, :width].reshape(-1, self.feat_channels)
         table = F.conv2d(feat_BDhw, torch.cat([taps_27D, compress])[:, :, None, None])
         return table, taps_27D @ self.expand[..., :width].transpose(0, 1).reshape(self.feat_channels, -1)
@@ -145,7 +145,7 @@ class ArbSr(nn.Module):
         """(B, 27, P, R): the last convolution's taps applied at sampled, filtered places (B, P, R)."""
         # Places need float32, and grid_sample takes one type for both.
         sampled = F.grid_sample(table_BChw.float(), place_B2.float(), align_corners=False).to(table_BChw.dtype)
-        through, compressed = sampled[:, : 3 * _TAPS], sampled[:, 3 * _TAPS :]
+        through, compressed = sampled[:, : 3 * TAPS], sampled[:, 3 * TAPS :]
         routing_BE1 = routing_BE.unsqueeze(2)
         experts_BEK = compressed.reshape(len(compressed), NUM_EXPERTS, -1, *compressed.shape[2:])
         mixed_B1K = (experts_BEK * routing_BE1).sum(1, keepdim=True)
@@ -179,14 +179,14 @@ class ArbSr(nn.Module):
         """The last convolution from its taps: (B, 27, H + 2, W + 2) to (B, 3, H, W), float32."""
         height, width = taps_B27HW.shape[-2] - 2, taps_B27HW.shape[-1] - 2
         rgb = self._bias(taps_B27HW).view(1, 3, 1, 1)
-        for t, tap in enumerate(taps_B27HW.float().split_with_sizes([3] * _TAPS, 1)):
+        for t, tap in enumerate(taps_B27HW.float().split_with_sizes([3] * TAPS, 1)):
             rgb = rgb + tap[..., t // 3 : t // 3 + height, t % 3 : t % 3 + width]
         return rgb
 
     def _decode_points(self, table_BChw: Tensor, mixed: Tensor, queries: PointQueries, scale: Pair) -> Tensor:
         """Nine HR neighbours of each query, each through its own tap."""
         size, coord = queries.size, queries.coord.double()
-        tap = torch.arange(_TAPS, device=coord.device)
+        tap = torch.arange(TAPS, device=coord.device)
         rows = ((coord[..., 0] + 1) * size[0] - 1)[..., None] / 2 + (tap // 3 - 1)
         cols = ((coord[..., 1] + 1) * size[1] - 1)[..., None] / 2 + (tap % 3 - 1)
         (ys, frac_y), (xs, frac_x) = _project_axis(rows, scale[0]), _project_axis(cols, scale[1])
@@ -195,7 +195,7 @@ class ArbSr(nn.Module):
         taps = self._filter(table_BChw, mixed, place, routing).float()
         inside = (rows > -0.5) & (rows < size[0] - 0.5) & (cols > -0.5) & (cols < size[1] - 0.5)
         # (B, Q, 9 neighbours, 9 taps, 3) to (B, Q, 9, 3): neighbour t through tap t.
-        own = taps.permute(0, 2, 3, 1).reshape(*rows.shape, _TAPS, 3)[:, :, tap, tap]
+        own = taps.permute(0, 2, 3, 1).reshape(*rows.shape, TAPS, 3)[:, :, tap, tap]
         return (own * inside[..., None]).sum(2) + self._bias(own)
 
     def _bias(self, like: Tensor) -> Tensor:
@@ -206,7 +206,7 @@ class ArbSr(nn.Module):
 def _project_axis(index: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """LR positions, in pixels, and fractional offsets of HR indices; float64 in, float64 out."""
     position = (index + 0.5) / scale
-    return position - 0.5, position - torch.floor(position + _FLOOR_SHIFT) - 0.5
+    return position - 0.5, position - torch.floor(position + FLOOR_SHIFT) - 0.5
 
 
 def _phases(num_pixels: int, scale: float, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:

@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from anysr.fast_linear import FastLinear
 from anysr.slimmable import SlimConv2d, prefix
 
-_EPS = 1e-5
+NORM_EPS = 1e-5  # added to the deviation that keys and values are divided by
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class _Standardise(torch.autograd.Function):
 def _deviation(x: Tensor) -> tuple[Tensor, Tensor]:
     """The standard deviation, and what standardises: 1 / (s + 1e-5)."""
     deviation = torch.linalg.vector_norm(x, dim=-1, keepdim=True) * (x.shape[-1] - 1) ** -0.5
-    return deviation, (deviation + _EPS).reciprocal_()
+    return deviation, (deviation + NORM_EPS).reciprocal_()
 
 
 class HeadNorm(nn.Module):

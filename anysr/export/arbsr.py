@@ -12,12 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.decoders import ArbSr
-from anysr.decoders.arbsr import NUM_EXPERTS
+from anysr.decoders.arbsr import FLOOR_SHIFT, NUM_EXPERTS, TAPS
 from anysr.export.loops import over_rows
 from anysr.export.places import Grid
-
-_TAPS = 9
-_FLOOR_SHIFT = 1e-3
 
 
 class ArbSrGraph(nn.Module):
@@ -27,7 +24,7 @@ class ArbSrGraph(nn.Module):
 
     def __init__(self, decoder: ArbSr) -> None:
         super().__init__()
-        taps_27D = decoder.tail.weight.permute(2, 3, 0, 1).reshape(3 * _TAPS, -1)
+        taps_27D = decoder.tail.weight.permute(2, 3, 0, 1).reshape(3 * TAPS, -1)
         compress = decoder.compress.flatten(0, 1)
         table = torch.cat([taps_27D, compress])[:, :, None, None]
         mixed = taps_27D @ decoder.expand.transpose(0, 1).reshape(decoder.feat_channels, -1)
@@ -58,7 +55,7 @@ class ArbSrGraph(nn.Module):
             body = torch.relu(F.linear(torch.relu(F.linear(torch.stack(columns, 1), *body0)), *body2))
             shift, routes_WE = F.linear(body, *offset).double(), torch.sigmoid(F.linear(body, *routing))
             sampled = _sample(table, y + shift[:, 1], xs + shift[:, 0], lr_size)
-            through, compressed = sampled[:, : 3 * _TAPS], sampled[:, 3 * _TAPS :]
+            through, compressed = sampled[:, : 3 * TAPS], sampled[:, 3 * TAPS :]
             mixed_WK = (compressed.view(len(routes_WE), NUM_EXPERTS, -1) * routes_WE[..., None]).sum(1)
             spread = (routes_WE[..., None] * mixed_WK[:, None]).flatten(1)
             taps_W333 = ((through + F.linear(spread, mixed)) * exists).view(-1, 3, 3, 3)
@@ -73,7 +70,7 @@ class ArbSrGraph(nn.Module):
 def _project(index: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
     """LR positions, in pixels, and fractional offsets of HR indices, the latter float32."""
     position = (index + 0.5) / scale
-    return position - 0.5, (position - torch.floor(position + _FLOOR_SHIFT) - 0.5).float()
+    return position - 0.5, (position - torch.floor(position + FLOOR_SHIFT) - 0.5).float()
 
 
 def _sample(table_NC: Tensor, y: Tensor, x: Tensor, lr_size: tuple[Tensor, Tensor]) -> Tensor:

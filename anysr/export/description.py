@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anysr.cost import cost
+from anysr.cost import cost, typical_scale
 from anysr.decoders import ArbSrConfig, EcbsrConfig, PixelShuffleConfig, VdsrConfig
 from anysr.model import AnySR
 
@@ -15,7 +15,7 @@ _LR_SIZE = (256, 256)
 def describe_subnet(model: AnySR, index: int, name: str) -> dict[str, Any]:
     """Plain values: which network, which of its subnets, and what a runtime has to know of it."""
     subnet, factor = model.subnets[index], getattr(model.config.decoder, "factor", None)
-    scale = factor or _typical_scale(subnet.scales)
+    scale = typical_scale(model, subnet)
     spent = cost(model, _LR_SIZE, scale, index)
     return {
         "format": FORMAT,
@@ -44,9 +44,3 @@ def reach(model: AnySR) -> int | None:
     if isinstance(decoder, EcbsrConfig):
         return decoder.num_blocks + 5
     return 4 if isinstance(decoder, PixelShuffleConfig) else 3
-
-
-def _typical_scale(scales: tuple[float, float]) -> float:
-    """A factor that the subnet serves: a whole one if there is."""
-    low, high = scales
-    return next((s for s in (4.0, 3.0, 2.0, 1.5) if low <= s < high or s == high == 4.0), low)

@@ -12,9 +12,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from anysr.geometry import AxisCorners
-
-_TIE_SHIFT = 1e-6
+from anysr.geometry import TIE_SHIFT, AxisCorners
 
 
 @dataclass(frozen=True)
@@ -183,20 +181,20 @@ def _centres(index: Tensor, size: Tensor) -> Tensor:
 
 def _axis_corners(index: Tensor, size: Tensor, lr_size: Tensor) -> AxisCorners:
     coord, half = _centres(index, size), 1 / lr_size
-    lower, upper = coord + (-half + _TIE_SHIFT).float(), coord + (half + _TIE_SHIFT).float()
+    lower, upper = coord + (-half + TIE_SHIFT).float(), coord + (half + TIE_SHIFT).float()
     nearest = _nearest(torch.stack([lower, upper]), lr_size)
     return AxisCorners(nearest, (coord - _centres(nearest, lr_size)) * lr_size.float())
 
 
 def _axis_containing(index: Tensor, size: Tensor, lr_size: Tensor) -> AxisCorners:
     edge = _centres(index, size) - (2 / size / 2).float()
-    nearest = _nearest(edge + _TIE_SHIFT, lr_size)
+    nearest = _nearest(edge + TIE_SHIFT, lr_size)
     edges = _centres(nearest, lr_size) - (1 / lr_size).float()
     return AxisCorners(nearest, (edge - edges) * (lr_size / 2).float())
 
 
 def _nearest(shifted: Tensor, lr_size: Tensor) -> Tensor:
-    place = shifted.clamp(-1 + _TIE_SHIFT, 1 - _TIE_SHIFT)
+    place = shifted.clamp(-1 + TIE_SHIFT, 1 - TIE_SHIFT)
     index = (((place + 1) * lr_size.float() - 1) / 2).round().long()
     return index.clamp(min=0).minimum(lr_size.long() - 1)
 

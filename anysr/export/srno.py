@@ -14,11 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.decoders import Srno
-from anysr.decoders.galerkin import Moments
+from anysr.decoders.galerkin import NORM_EPS, Moments
 from anysr.export.loops import over_pixels, summed_over_pixels
 from anysr.export.places import Grid, ensemble_weights
-
-_EPS = 1e-5
 
 
 class SrnoGraph(nn.Module):
@@ -64,7 +62,7 @@ class SrnoGraph(nn.Module):
             centred_Q2Nc = centred(row_Q, col_Q).view(-1, 2 * heads, head)
             # Without a last axis of 1, over which arithmetic is slow.
             deviation_Q2N = ((centred_Q2Nc * centred_Q2Nc).sum(-1) * (1 / (head - 1))).sqrt()
-            normed = centred_Q2Nc * (exists_Q[:, None] / (deviation_Q2N + _EPS))[..., None]
+            normed = centred_Q2Nc * (exists_Q[:, None] / (deviation_Q2N + NORM_EPS))[..., None]
             keys, values = normed[:, :heads], normed[:, heads:]
             return torch.matmul(keys.permute(1, 2, 0), values.transpose(0, 1)), normed.sum(0)
 
