@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -90,3 +92,25 @@ def _conv_norm(num_in: int, num_out: int) -> tuple[nn.Module, nn.Module]:
 def make_adaptions(channels: int, num_parts: int, every: int) -> nn.ModuleList:
     """One adaption after every ``every`` of an encoder's parts; none with 0."""
     return nn.ModuleList(ScaleAdaption(channels) for _ in range(num_parts // every if every else 0))
+
+
+def adapt(
+    x_BCHW: Tensor, scale: Pair, adaptions: Sequence[ScaleAdaption], part: int, every: int, tile: Tile | None = None
+) -> Tensor:
+    """The features behind one of an encoder's parts, adapted if an adaption follows it.
+
+    Args:
+        x_BCHW: features.
+        scale: (s_h, s_w).
+        adaptions: of :func:`make_adaptions`, as ``every``.
+        part: counted from 1.
+        every: an adaption follows every so many parts; 0 for none.
+        tile: changes the features in place, window by window; None makes new ones.
+    """
+    if not every or part % every:
+        return x_BCHW
+    adaption = adaptions[part // every - 1]
+    if tile is None:
+        return adaption(x_BCHW, scale)
+    adaption.in_tiles(x_BCHW, scale, tile)
+    return x_BCHW

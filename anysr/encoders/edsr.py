@@ -9,7 +9,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from anysr.encoders.adaption import ScaleAdaption, make_adaptions
+from anysr.encoders.adaption import ScaleAdaption, adapt, make_adaptions
 from anysr.encoders.tiles import Progress, Tile, new_map, sweep
 from anysr.fast_conv import fast_conv3x3
 from anysr.geometry import Pair
@@ -109,8 +109,7 @@ class Edsr(nn.Module):
         deep = shallow
         for i, block in enumerate(self.blocks, 1):
             deep = block(deep, scale, width)
-            if self.config.adapt_every and i % self.config.adapt_every == 0:
-                deep = self.adaptions[i // self.config.adapt_every - 1](deep, scale)
+            deep = adapt(deep, scale, self.adaptions, i, self.config.adapt_every)
         weight, bias = prefix(self.tail, deep.shape[1], None)
         return fast_conv3x3(deep, weight, bias, skip=shallow)
 
@@ -120,8 +119,7 @@ class Edsr(nn.Module):
         sweep(image_13hw, lambda image, _: self.head(image), tile, halo=1, out=[deep])
         for i, block in enumerate(self.blocks, 1):
             block.in_tiles(deep, scale, width, tile)
-            if self.config.adapt_every and i % self.config.adapt_every == 0:
-                self.adaptions[i // self.config.adapt_every - 1].in_tiles(deep, scale, tile)
+            adapt(deep, scale, self.adaptions, i, self.config.adapt_every, tile)
             progress(i / len(self.blocks))
         sweep(deep, lambda x, at: self.head(at.of(image_13hw)) + self.tail(x), tile, halo=1)
         return deep

@@ -8,7 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from anysr.encoders.adaption import ScaleAdaption, make_adaptions
+from anysr.encoders.adaption import ScaleAdaption, adapt, make_adaptions
 from anysr.encoders.tiles import Progress, Tile, new_map, sweep
 from anysr.fast_conv import fast_conv3x3
 from anysr.geometry import Pair
@@ -155,8 +155,7 @@ class Rcan(nn.Module):
         deep = shallow
         for i, group in enumerate(self.groups, 1):
             deep = group(deep, scale, width)
-            if self.config.adapt_every and i % self.config.adapt_every == 0:
-                deep = self.adaptions[i // self.config.adapt_every - 1](deep, scale)
+            deep = adapt(deep, scale, self.adaptions, i, self.config.adapt_every)
         return shallow + self.tail(deep)
 
     def in_tiles(self, image_13hw: Tensor, scale: Pair, width: int, tile: Tile, progress: Progress) -> Tensor:
@@ -165,8 +164,7 @@ class Rcan(nn.Module):
         sweep(image_13hw, lambda image, _: self.head(image), tile, halo=1, out=[deep])
         for i, group in enumerate(self.groups, 1):
             group.in_tiles(deep, (spare[0], spare[1]), scale, width, tile)
-            if self.config.adapt_every and i % self.config.adapt_every == 0:
-                self.adaptions[i // self.config.adapt_every - 1].in_tiles(deep, scale, tile)
+            adapt(deep, scale, self.adaptions, i, self.config.adapt_every, tile)
             progress(i / len(self.groups))
         sweep(deep, lambda x, at: self.head(at.of(image_13hw)) + self.tail(x), tile, halo=1)
         return deep

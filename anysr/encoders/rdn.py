@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysr.encoders.adaption import ScaleAdaption, make_adaptions
+from anysr.encoders.adaption import ScaleAdaption, adapt, make_adaptions
 from anysr.encoders.tiles import Progress, Tile, Window, new_map, sweep
 from anysr.fast_conv import fast_conv3x3
 from anysr.geometry import Pair
@@ -204,8 +204,7 @@ class Rdn(nn.Module):
         fused, bias = torch.zeros_like(deep), self.fusion.bias
         for i, block in enumerate(self.blocks, 1):
             deep = block(deep, scale, width)
-            if self.config.adapt_every and i % self.config.adapt_every == 0:
-                deep = self.adaptions[i // self.config.adapt_every - 1](deep, scale)
+            deep = adapt(deep, scale, self.adaptions, i, self.config.adapt_every)
             fused = fused + F.conv2d(deep, weights[i - 1], bias if i == 1 else None)
         return shallow + self.tail(fused)
 
@@ -218,8 +217,7 @@ class Rdn(nn.Module):
         weights = self.fusion.weight.split_with_sizes([self.config.channels] * self.config.num_blocks, 1)
         for i, (block, weight) in enumerate(zip(self.blocks, weights, strict=True), 1):
             block.in_tiles(deep, scale, width, tile)
-            if self.config.adapt_every and i % self.config.adapt_every == 0:
-                self.adaptions[i // self.config.adapt_every - 1].in_tiles(deep, scale, tile)
+            adapt(deep, scale, self.adaptions, i, self.config.adapt_every, tile)
             self._accumulate(fused, deep, weight, tile)
             progress(i / len(self.blocks))
         sweep(fused, lambda x, at: self.head(at.of(image_13hw)) + self.tail(x), tile, halo=1)

@@ -80,7 +80,7 @@ class Grid:
         return self.height.double(), _number(self.width)
 
     def lr_sizes(self) -> tuple[Tensor, Tensor]:
-        """H and w as float64 scalars."""
+        """The image's h and w as float64 scalars."""
         return self.lr_height.double(), _number(self.lr_width)
 
     def cell(self) -> Tensor:
