@@ -1,4 +1,4 @@
-"""Files that appear complete or not at all."""
+"""Files that appear complete or not at all, and the folder of those that are kept between runs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,13 @@ import secrets
 from pathlib import Path
 
 PARTIAL_PREFIX = ".anysr-"
+
+
+def cache_root() -> Path:
+    """Where files are kept between runs: ``$ANYSR_CACHE``, ``$XDG_CACHE_HOME/anysr``, or ``~/.cache/anysr``."""
+    if chosen := os.environ.get("ANYSR_CACHE"):
+        return Path(chosen).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "anysr"
 
 
 def is_same_file(a: Path, b: Path) -> bool:

@@ -2,8 +2,8 @@
 
 Each subnet enlarges images of some sizes by some scales, in each precision. Times in between are told from these by
 a + b x LR pixels + c x HR pixels, fitted for each subnet, with a margin that 19 of 20 measured runs stay within.
-The result is kept in $ANYSR_CACHE, else ~/.cache/anysr, by model, device, threads and torch's version. Measure on an
-idle machine: scatter makes the margin wide.
+The result is kept in $ANYSR_CACHE, else $XDG_CACHE_HOME/anysr or ~/.cache/anysr, by model, device, threads and torch's
+version. Measure on an idle machine: scatter makes the margin wide.
 
 Examples:
   anysr profile

@@ -1,9 +1,9 @@
 """Builds ``kernels.cpp`` and ``resize.cpp`` for this processor and loads them.
 
 Nothing happens at import time. The first call compiles (a few seconds, once for each processor,
-compiler and version of the source) into ``$XDG_CACHE_HOME/anysr`` or ``~/.cache/anysr``. Without a
-compiler, or on a processor without AVX-512, the plain PyTorch path is taken (Pillow for the resize,
-which needs no AVX-512); ``ANYSR_KERNELS=off`` asks for that.
+compiler and version of the source) into :func:`anysr.files.cache_root`. Without a compiler, or on a
+processor without AVX-512, the plain PyTorch path is taken (Pillow for the resize, which needs no
+AVX-512); ``ANYSR_KERNELS=off`` asks for that.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from functools import cache
 from pathlib import Path
 
 import torch
+
+from anysr.files import cache_root
 
 KERNELS, RESIZE = (Path(__file__).with_name(name) for name in ("kernels.cpp", "resize.cpp"))
 # FMA contraction is GCC's default; errno and traps would keep loops from becoming vectors.
@@ -84,7 +86,7 @@ def _built(source: Path, compiler: str) -> Path:
 
 
 def _cache_folder() -> Path:
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anysr"
+    folder = cache_root()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if os.access(folder, os.W_OK):

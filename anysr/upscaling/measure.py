@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from anysr.cost import cost
+from anysr.files import cache_root
 from anysr.imaging.picture import Picture
 from anysr.upscaling.plan import Precision, Request
 from anysr.upscaling.profile import DeviceProfile, Measurement
@@ -67,10 +67,9 @@ def measure(
 
 
 def cached_profile(model_digest: str, device: torch.device) -> Path:
-    """Where the profile of a model on this device is kept: in $ANYSR_CACHE, else the user's cache folder."""
-    root = Path(os.environ.get("ANYSR_CACHE") or Path.home() / ".cache" / "anysr").expanduser()
+    """Where the profile of a model on this device is kept."""
     name = "".join(c if c.isalnum() else "-" for c in device_name(device).lower())
-    return root / "profiles" / f"{model_digest[:16]}-{name[:80]}.json"
+    return cache_root() / "profiles" / f"{model_digest[:16]}-{name[:80]}.json"
 
 
 def device_name(device: torch.device) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import re
 import warnings
@@ -11,6 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from anysr.files import cache_root
 from anysr.metrics import round_to_8_bits
 from pipeline.errors import UserError, one_line
 
@@ -21,7 +21,7 @@ _KEYS = {f"features.{layer}.{kind}" for layer in (0, 3, 6, 8, 10) for kind in ("
 
 def default_weights() -> Path:
     """Where the trunk's weights are looked for when no file is named."""
-    return Path(os.environ.get("ANYSR_CACHE") or Path.home() / ".cache" / "anysr").expanduser() / _FILE
+    return cache_root() / _FILE
 
 
 class LpipsAlex:

@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from anysr.files import cache_root as default_root
 from pipeline.errors import UserError
 from pipeline.files import write_text
 from pipeline.storage import s3
@@ -69,9 +70,8 @@ def local_folder(place: str | Place, limit_gb: float | None = None, cache: Path 
 
 
 def cache_root(configured: Path | None = None) -> Path:
-    """The folder of everything kept on this machine: as configured, $ANYSR_CACHE, or the user's cache folder."""
-    chosen = configured or os.environ.get("ANYSR_CACHE") or Path.home() / ".cache" / "anysr"
-    return Path(chosen).expanduser()
+    """The folder of everything kept on this machine: as configured, else that of the library."""
+    return configured.expanduser() if configured else default_root()
 
 
 def _safe(name: str, uri: S3Uri) -> str:

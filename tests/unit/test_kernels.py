@@ -14,6 +14,9 @@ from anysr.decoders import DECODERS, Decoder, DecoderConfig, LiifConfig, SrnoCon
 from anysr.geometry import GridQueries
 from anysr.native import library
 from anysr.native.fused import PackedLayers, conv3x3, linear, padded, weight_gradient
+from anysr.upscaling.measure import cached_profile
+from pipeline.evaluation.perceptual import default_weights
+from pipeline.storage.cache import cache_root
 
 CONFIGS: dict[str, DecoderConfig] = {
     "liif": LiifConfig(hidden=48, num_layers=3),
@@ -190,3 +193,16 @@ def test_without_a_working_compiler(script: str | None, tmp_path: Path, monkeypa
 
 def test_padding() -> None:
     assert [padded(n) for n in (1, 32, 33)] == [32, 32, 64]
+
+
+def test_all_that_is_kept_lies_in_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    for variable, root in (("ANYSR_CACHE", "xdg/anysr"), ("XDG_CACHE_HOME", "home/.cache/anysr")):
+        monkeypatch.delenv(variable)
+        assert library._cache_folder() == cache_root() == tmp_path / root
+        assert tmp_path / root in cached_profile("digest", torch.device("cpu")).parents
+        assert default_weights().parent == tmp_path / root
+    assert cache_root(Path("~/kept")) == tmp_path / "home/kept"
+    monkeypatch.setenv("ANYSR_CACHE", "~/all")
+    assert library._cache_folder() == cache_root() == tmp_path / "home/all"
