@@ -100,7 +100,7 @@ def check_pixels(size: tuple[int, int], max_megapixels: float) -> None:
     """
     if size[0] * size[1] > max_megapixels * 1e6:
         megapixels = size[0] * size[1] / 1e6
-        raise ImageError(f"{size[0]} x {size[1]} are {megapixels:.0f} megapixels, more than {max_megapixels:g}")
+        raise ImageError(f"{size[0]} x {size[1]} are {megapixels:.4g} megapixels, more than {max_megapixels:g}")
 
 
 def to_8_bits(values: Pixels) -> Pixels:

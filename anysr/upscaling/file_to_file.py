@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from anysr.imaging import MAX_MEGAPIXELS, Format, ImageError, Picture, encode_image, read_image
+from anysr.imaging import MAX_MEGAPIXELS, Format, Picture, encode_image, read_image
 from anysr.imaging.guard import time_limit
+from anysr.imaging.picture import check_pixels
 from anysr.upscaling.plan import Request
 from anysr.upscaling.upscaler import Progress, Result, Upscaler
 
@@ -28,7 +29,7 @@ class FileOptions:
         if self.quality is not None and not 1 <= self.quality <= 100:
             raise ValueError(f"quality must be from 1 to 100, got {self.quality}")
         if not self.max_megapixels > 0:
-            raise ValueError(f"max-megapixels must be positive, got {self.max_megapixels}")
+            raise ValueError(f"max_megapixels must be positive, got {self.max_megapixels}")
 
 
 def enlarge_file(
@@ -77,8 +78,7 @@ def enlarge_picture(
 ) -> tuple[bytes, Result]:
     """The second half of :func:`enlarge_file`."""
     height, width = request.enlargement.resolve(picture.size).size
-    if height * width > options.max_megapixels * 1e6:
-        raise ImageError(f"{width} x {height} pixels are more than --max-megapixels {options.max_megapixels:g}")
+    check_pixels((width, height), options.max_megapixels)
     spec.check_size((height, width))
     result = upscaler.enlarge(picture, request, progress)
     encoded, written = encode_image(result.picture, spec, options.quality)

@@ -143,9 +143,9 @@ def _violations(plan: Plan, limits: Limits) -> list[str]:
     """What of the plan is too much, each with the least that would do."""
     found = []
     if limits.macs is not None and plan.macs > limits.macs:
-        found.append(f"{show_macs(plan.macs)} multiply-adds (--budget {_least_macs(plan.macs)})")
+        found.append(f"{show_macs(plan.macs)} multiply-adds (budget {_least_macs(plan.macs)})")
     if limits.seconds is not None and plan.seconds is not None and plan.seconds > limits.seconds:
-        found.append(f"{show_seconds(plan.seconds)} (--latency {rounded_up(plan.seconds * 1e3):.10g}ms)")
+        found.append(f"{show_seconds(plan.seconds)} (latency {rounded_up(plan.seconds * 1e3):.10g}ms)")
     return found
 
 

@@ -71,5 +71,5 @@ def _with_smaller_tile(request: Request, tile_is_free: bool) -> Request:
         return replace(request, tile=_FIRST_TILE_PX)
     if not tile_is_free or not isinstance(request.tile, int) or request.tile <= _SMALLEST_TILE_PX:
         asked = "the whole image at once" if request.tile is None else f"tiles of {request.tile} pixels"
-        raise MemoryError(f"memory ran out with {asked}; give a smaller --tile, or enlarge less") from None
+        raise MemoryError(f"memory ran out with {asked}; give a smaller tile, or enlarge less") from None
     return replace(request, tile=max(_SMALLEST_TILE_PX, request.tile // 2))

@@ -112,7 +112,7 @@ class Upscaler:
             least = show_bytes(rounded_up(needed / 2**20) * 2**20)
             raise BudgetError(
                 f"{plan.lr_size[1]} x {plan.lr_size[0]} to {plan.target.size[1]} x {plan.target.size[0]} takes "
-                f"{least} of memory (--memory {rounded_up(needed / 2**20):.0f}M); give that much, or enlarge less"
+                f"{least} of memory (limit {rounded_up(needed / 2**20):.0f}M); give that much, or enlarge less"
             )
         return replace(request, tile=tile)
 

@@ -26,7 +26,7 @@ def answer(upscaler: Upscaler, limits: ServiceLimits, job: Job) -> Answer | Refu
     except NoImageError as error:
         return Refusal(_NO_IMAGE, one_line(error))
     except ValueError as error:  # a damaged image, a size, a budget
-        return Refusal(_UNFIT, one_line(error).replace("--", ""))
+        return Refusal(_UNFIT, one_line(error))
     except MemoryError:
         return Refusal(_UNFIT, "memory ran out; enlarge less, or a smaller image")
     except Exception as error:

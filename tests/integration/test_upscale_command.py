@@ -221,7 +221,7 @@ def test_one_bad_image_costs_no_other(upscale, photo, tmp_path):
     assert code == 1
     assert files_below(tmp_path / "out") == {"good.png"}
     assert "3 of 4 failed:" in err
-    for reason in ("cut.png: damaged or cut short", "text.jpg: not an image", "bomb.png: 2001 x 1000 are 2 mega"):
+    for reason in ("cut.png: damaged or cut short", "text.jpg: not an image", "bomb.png: 2001 x 1000 are 2.001 mega"):
         assert reason in err
 
 
@@ -235,11 +235,11 @@ def test_budgets(upscale, photo, tmp_path, model):
     out.unlink()
     code, _, err = upscale(photo, "--scale", 3, "-o", out, "--budget", "1M")
     assert (code, out.exists()) == (1, False)
-    nearest = err.split("--budget ")[1].split(")")[0]
+    nearest = err.split("(budget ")[1].split(")")[0]
     code, printed, _ = upscale(photo, "--scale", 3, "-o", out, "--budget", nearest)
     assert (code, "subnet 0" in printed) == (0, True)
     code, _, err = upscale(photo, "--scale", 3, "-o", out, "--memory", "1M")
-    assert (code, "--memory" in err) == (1, True)
+    assert (code, "of memory (limit" in err) == (1, True)
 
 
 def test_profiles(upscale, photo, tmp_path, model, capsys):
@@ -250,7 +250,7 @@ def test_profiles(upscale, photo, tmp_path, model, capsys):
     code, printed, _ = upscale(photo, "--scale", 2, "-o", out, "--latency", "5min", "--device-profile", file)
     assert (code, "(predicted" in printed) == (0, True)
     code, _, err = upscale(photo, "--scale", 2, "-o", out, "--latency", "1us", "--device-profile", file)
-    assert (code, "--latency" in err) == (1, True)
+    assert (code, "(latency" in err) == (1, True)
     code, _, err = upscale(photo, "--scale", 2, "-o", out, "--device-profile", file, "--precision", "bf16")
     assert (code, "not measured in bf16" in err) == (2, True)
     # In the cache it is found by itself, and measured anew where it is not of every subnet.
@@ -314,7 +314,7 @@ def test_mistakes_are_told_in_one_line(upscale, photo, tmp_path):
         ((photo, "--scale", "2", "-o", out, "--device", "toaster"), 2, "cpu always can"),
         ((photo, "--scale", "2", "-o", out, "--budget", "lots"), 2, "50G"),
         ((photo, "--scale", "2", "-o", out, "--quality", "101"), 2, "1 to 100"),
-        ((photo, "--scale", "200", "-o", out, "--max-megapixels", "1"), 1, "--max-megapixels 1"),
+        ((photo, "--scale", "200", "-o", out, "--max-megapixels", "1"), 1, "48 megapixels, more than 1"),
         ((photo, "--scale", "500", "-o", tmp_path / "o.webp"), 1, "at most 16383"),
         ((photo, "--scale", "2", "-o", out, "--model", tmp_path / "no.safetensors"), 2, "no model file"),
         ((photo, "--scale", "2", "-o", out, "--model", "nosuch:/model@x"), 2, "anysr[train]"),
