@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anysr.decoders.fixed_scale import answer, by_image, check_factor, in_strips, luma
 from anysr.decoders.grid import Rows
 from anysr.decoders.vdsr import bicubic
-from anysr.fixed_scale import answer, by_image, check_factor, in_strips, luma
 from anysr.geometry import GridQueries, Queries
 
 # Sobel along x and y, and the Laplacian, per channel.

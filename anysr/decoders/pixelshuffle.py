@@ -10,8 +10,8 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anysr.decoders.fixed_scale import answer, by_image, check_factor, in_strips
 from anysr.decoders.grid import Rows
-from anysr.fixed_scale import answer, by_image, check_factor, in_strips
 from anysr.geometry import GridQueries, Queries
 from anysr.slimmable import SlimConv2d
 

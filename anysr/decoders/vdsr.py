@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anysr.decoders.fixed_scale import answer, by_image, in_strips, luma
 from anysr.decoders.grid import Rows
-from anysr.fixed_scale import answer, by_image, in_strips, luma
 from anysr.geometry import GridQueries, Queries
 from anysr.slimmable import SlimConv2d
 

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from anysr.decoders import Ecbsr, PixelShuffle, Vdsr
+from anysr.decoders.fixed_scale import luma
 from anysr.export.places import Grid
-from anysr.fixed_scale import luma
 
 
 class PixelShuffleGraph(nn.Module):

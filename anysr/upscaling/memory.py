@@ -52,17 +52,15 @@ def peak_bytes(model: AnySR, plan: Plan, precision: Precision, tile: Tile, out_b
 
 def fitting_tile(
     model: AnySR, plan: Plan, precision: Precision, out_bytes_per_pixel: int, limit: int
-) -> tuple[Tile | None, int]:
-    """The first of "auto" and ever smaller tiles that stays within the limit, with its bytes.
-
-    Returns None and the bytes of the smallest tile where none does.
-    """
-    needed = 0
-    for tile in ("auto", *TILES_PX):
-        needed = peak_bytes(model, plan, precision, tile, out_bytes_per_pixel)
+) -> tuple[Tile, int]:
+    """The first of "auto" and ever smaller tiles that stays within the limit, else the smallest, with its bytes."""
+    tile: Tile = "auto"
+    needed = peak_bytes(model, plan, precision, tile, out_bytes_per_pixel)
+    for side in TILES_PX:
         if needed <= limit:
-            return tile, needed
-    return None, needed
+            break
+        tile, needed = side, peak_bytes(model, plan, precision, side, out_bytes_per_pixel)
+    return tile, needed
 
 
 def resident_bytes() -> int:

@@ -11,7 +11,7 @@ from PIL import Image
 
 import anysr
 from anysr.decoders import ecbsr, pixelshuffle, vdsr
-from anysr.fixed_scale import in_strips, luma
+from anysr.decoders.fixed_scale import in_strips, luma
 from anysr.geometry import GridQueries
 from tests.unit.test_zoo import tiny
 
