@@ -15,7 +15,7 @@ from anysr.imaging.write import FORMATS, format_of
 
 _SUFFIXES = {suffix for spec in FORMATS.values() for suffix in spec.suffixes}
 _READ_ONLY_SUFFIXES = {".bmp", ".gif"}
-# A folder is hardly called so: who asks for one of these wants an image.
+# Of images that are not written: a path that ends so is refused as an image, not made as a folder.
 _UNWRITTEN_SUFFIXES = _READ_ONLY_SUFFIXES | {".avif", ".heic", ".ico", ".jfif", ".jp2", ".jxl", ".psd", ".tga"}
 _FALLBACK_SUFFIX = ".png"
 _STREAM = "-"
@@ -81,7 +81,7 @@ def _check_is_folder_name(out: Path, has_slash: bool) -> None:
     if out.suffix.lower() in _UNWRITTEN_SUFFIXES and not (has_slash or out.is_dir()):
         format_of(out)
     if os.path.lexists(out) and not out.is_dir():
-        raise ValueError(f"-o {shown(out)} is there and no folder; name a folder, or an image by its ending")
+        raise ValueError(f"-o {shown(out)} exists but is not a folder; name a folder, or an image by its ending")
 
 
 def _single(inputs: Sequence[str], out: Path, suffix: str | None) -> Job:

@@ -44,7 +44,7 @@ def stamp_of(file: Path) -> str:
 
 def foreign(target: object) -> str:
     """What is said of a place of a result that holds something else."""
-    return f"{shown(target)} is there and no result that anysr knows of; --overwrite replaces it"
+    return f"{shown(target)} exists without a record that anysr wrote it; give another -o, or --overwrite to replace it"
 
 
 class ResultFolder:

@@ -6,7 +6,7 @@ For each subnet and precision the time of one pass is taken to be
 
 as the encoder works on each LR pixel, the decoder on each HR pixel, and a call has a price of its
 own. The three are fitted to the measurements by least squares of the *relative* error, so that small
-images count as much as large ones. What is promised is that time the 95th percentile of
+images count as much as large ones. What is promised is that time multiplied by the 95th percentile of
 (measured / fitted) over all measured runs, for the scatter of the runs and what the form misses, and a
 tenth more, for sizes between the measured ones. Beyond twice the largest measured image the same
 line goes on, with another tenth: nothing in the networks grows faster, but caches stop helping.

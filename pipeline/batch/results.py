@@ -40,7 +40,7 @@ class Results:
         try:
             self._out.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
-            raise UserError(f"-o {shown(self._out)} is there and no folder; name a folder") from None
+            raise UserError(f"-o {shown(self._out)} exists but is not a folder; name a folder") from None
 
     def has(self, target: Place, mark: str) -> bool:
         """Whether the complete result with this mark is there, as it was written."""

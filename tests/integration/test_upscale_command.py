@@ -144,7 +144,7 @@ def test_what_anysr_did_not_make_is_not_replaced(upscale, photo, tmp_path):
     for scale in ("1.5", "2"):  # b.png is a result, and replaced
         code, printed, err = upscale(folder, "--scale", scale, "-o", out)
         assert (code, printed.count("->"), (out / "a.png").read_bytes()) == (1, 1, b"precious")
-        assert "a.png is there and no result that anysr knows of; --overwrite" in err
+        assert "a.png exists without a record that anysr wrote it; give another -o, or --overwrite" in err
     assert upscale(folder, "--scale", "2", "-o", out, "--overwrite")[0] == 0
     assert size(out / "a.png") == (80, 60)
     (tmp_path / "one.png").write_bytes(b"old")  # a single file is named by the user
@@ -297,7 +297,7 @@ def test_mistakes_are_told_in_one_line(upscale, photo, tmp_path):
         ((f"{photo.parent}/*.png", "--scale", "2", "-o", photo.parent), 2, "lies in the output folder"),
         ((photo, "--scale", "2", "-o", tmp_path / "o.bmp"), 2, "must end in one of"),
         ((photo, "--scale", "2", "-o", out, "--format", "webp"), 2, "--format writes *.webp"),
-        ((photo, "--scale", "2", "-o", tmp_path / "text"), 2, "is there and no folder"),
+        ((photo, "--scale", "2", "-o", tmp_path / "text"), 2, "exists but is not a folder"),
         ((photo, "--scale", "2", "-o", out, "--budget", ""), 2, "got ''"),
         ((tmp_path / "none.png", "--scale", "2", "-o", out), 2, "no file or folder"),
         ((tmp_path / "empty", "--scale", "2", "-o", tmp_path / "o"), 2, "holds no image"),

@@ -88,14 +88,14 @@ def test_what_anysr_did_not_make_is_not_replaced(photos, tmp_path, monkeypatch, 
     (out / "a.png").write_bytes(b"precious")
     assert run(order(out), photos) == 1
     assert (out / "a.png").read_bytes() == b"precious"
-    assert "a.png is there and no result that anysr knows of; --overwrite" in capsys.readouterr().err
+    assert "a.png exists without a record that anysr wrote it; give another -o, or" in capsys.readouterr().err
     assert run(order(out, overwrite=True), photos) == 0
     stored = {"foreign.png": {}, "result.png": {"anysr-mark": "of another request"}}
     monkeypatch.setattr(s3, "metadata", lambda uri: stored.get(uri.key))
     results = Results(S3Uri("bucket", ""))
     for key in ("result.png", "none.png"):
         results.check_replaces_nothing(S3Uri("bucket", key))
-    with pytest.raises(UserError, match=r"foreign.png is there"):
+    with pytest.raises(UserError, match=r"foreign\.png exists without a record"):
         results.check_replaces_nothing(S3Uri("bucket", "foreign.png"))
 
 
@@ -217,4 +217,4 @@ def test_mistakes_are_told_in_one_line(photos, tmp_path, monkeypatch, capsys):
     file = photos / "a.png"
     monkeypatch.setattr(sys, "argv", ["jobs/upscale.py", str(photos), "-o", str(file), "--scale", "2"])
     assert run_command(jobs.upscale.main) == 2
-    assert "is there and no folder" in capsys.readouterr().err
+    assert "exists but is not a folder" in capsys.readouterr().err
