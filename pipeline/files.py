@@ -30,9 +30,17 @@ def held(folder: Path, what: str) -> Iterator[None]:
     """Keep other processes of this machine out of a folder.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or nothing can be written there.
     """
-    with (folder / ".lock").open("w") as file:
+    path = folder / ".lock"
+    try:
+        lock = path.open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror}), which keeps other processes out of {what}; make its folder "
+            "writable, or choose another"
+        ) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
