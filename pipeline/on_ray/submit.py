@@ -159,9 +159,9 @@ def _exit_code(job: str, client: Mapping[str, str], submitted: int) -> int:
 
 def is_this_machine(address: str) -> bool:
     """Whether a Ray address, such as http://127.0.0.1:8265, names this machine, whose paths a job then shares."""
-    host = address.rpartition("://")[2].partition(":")[0]
-    own = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
-    return host in {"auto", "local", "localhost", socket.gethostname(), *own}
+    host = urlsplit(address if "//" in address else f"//{address}").hostname
+    own = {card.address for cards in psutil.net_if_addrs().values() for card in cards}
+    return host in {"auto", "local", "localhost", socket.gethostname().lower(), *own}
 
 
 def local_paths(config: TrainingConfig) -> list[str]:

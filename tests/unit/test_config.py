@@ -1,5 +1,6 @@
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -151,6 +152,28 @@ def test_paths_are_this_machines_unless_the_address_is_a_tunnels(monkeypatch, re
     submit.submit_command(ROOT, "jobs/upscale.py", "http://127.0.0.1:8265")
     ((python, arguments),) = sent
     assert (python == "python", arguments == ["a"]) == (remote, remote)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_here"),
+    [
+        ("auto", True),
+        ("local", True),
+        ("localhost:6379", True),
+        ("http://127.0.0.1:8265", True),
+        ("http://[::1]:8265", True),
+        ("ray://[::1]:10001", True),
+        ("http://head:8265", False),
+        ("[2001:db8::1]:6379", False),
+        ("", False),
+    ],
+)
+def test_addresses_of_this_machine_are_known(address, is_here, monkeypatch):
+    from pipeline.on_ray import submit
+
+    cards = {"lo": [SimpleNamespace(address="127.0.0.1"), SimpleNamespace(address="::1")]}
+    monkeypatch.setattr(submit.psutil, "net_if_addrs", lambda: cards)
+    assert submit.is_this_machine(address) == is_here
 
 
 def test_a_job_with_a_password_in_its_command_is_refused():

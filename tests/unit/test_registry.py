@@ -147,6 +147,16 @@ def test_a_registry_that_cannot_be_used_is_one_line(monkeypatch, capsys, tmp_pat
         assert mend in line
 
 
+@pytest.mark.parametrize("option", ["--margin", "--cost-margin"])
+@pytest.mark.parametrize("text", ["inf", "nan", "much"])
+def test_margins_are_finite_numbers(monkeypatch, capsys, option, text):
+    monkeypatch.setattr(sys, "argv", ["register.py", "promote", "1", option, text])
+    with pytest.raises(SystemExit):
+        register.main()
+    said = capsys.readouterr().err
+    assert f"argument {option}: must be a finite number, such as 0.02, got '{text}'" in said
+
+
 def test_models_that_are_not_there_or_empty_are_told(monkeypatch, capsys):
     client = MagicMock()
     client.search_model_versions.return_value = []
