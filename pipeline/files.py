@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from anysr.files import write_whole
 from pipeline.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one piece: a reader, or a crash, sees the old content or the new."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    write_whole(path, text.encode())
 
 
 def sha256(path: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from anysr.metrics import round_to_8_bits
 from pipeline.evaluation.plan import Candidate, Evaluation
-from pipeline.evaluation.rows import Row, arrow_schema
+from pipeline.evaluation.rows import Row, write_table
 from pipeline.evaluation.scales import Scale
 from pipeline.evaluation.score import Scene
 from pipeline.evaluation.upscalers import ANY_RESOURCE, INTERPOLATION, Network
@@ -69,10 +69,7 @@ def subject_of(evaluation: Evaluation) -> Candidate | None:
 
 def write_pictures(evaluation: Evaluation, rows: Sequence[Row], folder: Path) -> None:
     """Make the crops for an evaluation whose rows are there."""
-    pictures = [asdict(picture) for picture in _pictures(evaluation, rows)]
-    partial = folder / "pictures.partial"
-    pq.write_table(pa.Table.from_pylist(pictures, schema=arrow_schema(Picture)), partial)
-    partial.replace(folder / "pictures.parquet")
+    write_table(folder / "pictures.parquet", Picture, list(_pictures(evaluation, rows)))
 
 
 def read_pictures(folder: Path) -> list[Picture]:
