@@ -22,7 +22,7 @@ from pipeline.evaluation.plan import Candidate, Evaluation
 from pipeline.evaluation.rows import Row, write_table
 from pipeline.evaluation.scales import Scale
 from pipeline.evaluation.score import Scene
-from pipeline.evaluation.upscalers import ANY_RESOURCE, INTERPOLATION, Network
+from pipeline.evaluation.upscalers import INTERPOLATION, subject_of
 
 CROP_PX = 72
 ERROR_LEVELS = 48  # of 255: the error that is shown brightest
@@ -60,13 +60,6 @@ class Picture:
     png: bytes
 
 
-def subject_of(evaluation: Evaluation) -> Candidate | None:
-    """The network that a report is about: the first by name with subnets, else the first by name."""
-    networks = [c for c in evaluation.candidates if isinstance(c.upscaler, Network)]
-    networks.sort(key=lambda candidate: candidate.upscaler.name)
-    return next((c for c in networks if c.upscaler.kind == ANY_RESOURCE), networks[0] if networks else None)
-
-
 def write_pictures(evaluation: Evaluation, rows: Sequence[Row], folder: Path) -> None:
     """Make the crops for an evaluation whose rows are there."""
     write_table(folder / "pictures.parquet", Picture, list(_pictures(evaluation, rows)))
@@ -81,7 +74,8 @@ def read_pictures(folder: Path) -> list[Picture]:
 
 
 def _pictures(evaluation: Evaluation, rows: Sequence[Row]) -> Iterator[Picture]:
-    subject = subject_of(evaluation)
+    upscaler = subject_of([candidate.upscaler for candidate in evaluation.candidates])
+    subject = next((candidate for candidate in evaluation.candidates if candidate.upscaler is upscaler), None)
     even = [s for s in evaluation.scales if s.height == s.width and subject and subject.upscaler.serves(s)]
     if subject is None or not even:
         return
