@@ -25,7 +25,8 @@ import anysr
 from anysr import AnySR
 from anysr.metrics import psnr
 from benchmarks.ablation_report import write_report
-from pipeline.config import TrainingConfig, load_config
+from pipeline.config import TrainingConfig
+from pipeline.config_file import load_config
 from pipeline.data.degrade import lr_hr_pair
 from pipeline.data.draws import ScaleGroupSampler, crop_macs
 from pipeline.data.photo_map import open_photo_map

@@ -13,7 +13,8 @@ from torch.optim.swa_utils import AveragedModel
 
 import anysr
 from anysr import AnySR
-from pipeline.config import OF_THE_NODE, TrainConfig, TrainingConfig, changed_keys, parse_config
+from pipeline.config import OF_THE_NODE, TrainConfig, TrainingConfig
+from pipeline.config_file import changed_keys, parse_config
 from pipeline.errors import FatalError, UserError
 from pipeline.train.finite import FiniteWatch
 

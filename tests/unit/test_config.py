@@ -6,7 +6,7 @@ import jsonschema
 import pytest
 import yaml
 
-from pipeline.config import changed_keys, json_schema, load_config
+from pipeline.config_file import changed_keys, json_schema, load_config
 from pipeline.errors import UserError
 from tests.conftest import ROOT
 
@@ -89,6 +89,17 @@ def test_the_schema_describes_the_shipped_configuration():
     jsonschema.validate(values, json_schema())
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate({"train": {"lerning_rate": 1}}, json_schema())
+
+
+def test_every_key_of_the_schema_is_described():
+    described = {
+        f"{section}.{key}": values.get("description", "")
+        for section, definition in json_schema()["$defs"].items()
+        for key, values in definition["properties"].items()
+    }
+    assert [key for key, text in described.items() if not text] == []
+    assert described["SubnetConfig.scales"] == "[low, high): the group serves low <= max(s_h, s_w) < high."
+    assert described["ModelConfig.subnets"].endswith("One group of width 1 is the plain network.")
 
 
 def test_a_validation_crop_too_small_for_its_scales_is_refused():
