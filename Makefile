@@ -9,7 +9,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := $(VENV)/bin
 CONFIG ?= jobs/configs/photos.yaml
 
-.PHONY: train test faults browser check install clean schema
+.PHONY: train test faults browser check install clean
 
 train: install
 	@exec $(BIN)/python jobs/submit.py --config $(CONFIG) $(ARGS)
@@ -28,9 +28,6 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-
-schema: install
-	$(BIN)/python jobs/train.py --schema > .schema.json && mv .schema.json jobs/configs/schema.json
 
 install: $(VENV)/.installed
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PARTIAL_PREFIX = ".anysr-"
@@ -24,19 +26,30 @@ def is_same_file(a: Path, b: Path) -> bool:
         return False
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file in one piece: a reader, or a crash, sees the old content or the new.
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to fill while the block runs, which then takes the place of ``path``; if the block fails, it is removed.
 
     A link at ``path`` is replaced, not followed. The name of the file in between is short, for
     names of any length, and new, so that nobody can lay a link there.
+
+    Raises:
+        OSError: the file cannot be written; names ``path``.
     """
     partial = path.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}.partial"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     try:
-        with os.fdopen(os.open(partial, flags, 0o666), "wb") as file:
-            file.write(data)
+        yield partial
         partial.replace(path)
-    except OSError as error:  # of the name that the user knows
-        raise OSError(error.errno, error.strerror, os.fspath(path)) from None
+    except OSError as error:
+        if error.errno is None or error.filename not in (None, os.fspath(partial)):
+            raise
+        raise OSError(error.errno, error.strerror, os.fspath(path)) from None  # of the name that the user knows
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file in one piece: a reader, or a crash, sees the old content or the new; see :func:`whole_file`."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    with whole_file(path) as partial, os.fdopen(os.open(partial, flags, 0o666), "wb") as file:
+        file.write(data)

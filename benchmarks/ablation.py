@@ -1,6 +1,6 @@
 """What does each part of the training recipe bring, at equal compute?
 
-    python -m benchmarks.ablation --train ../shared/data/train --kodak ../shared/data/bench/Kodak24 --seeds 3
+    python -m benchmarks.ablation --train data/train --kodak data/Kodak24 --seeds 3
 
 Every variant changes one thing in a small network's configuration and trains until it has spent the
 same multiply-adds (forward passes of the form that runs, times three for the backward ones). Then
@@ -25,7 +25,8 @@ import anysr
 from anysr import AnySR
 from anysr.metrics import psnr
 from benchmarks.ablation_report import write_report
-from pipeline.config import TrainingConfig, load_config
+from pipeline.config import TrainingConfig
+from pipeline.config_file import load_config
 from pipeline.data.degrade import lr_hr_pair
 from pipeline.data.draws import ScaleGroupSampler, crop_macs
 from pipeline.data.photo_map import open_photo_map

@@ -1,7 +1,9 @@
 """The tables of a shipped network's card, scored again from its file: every number in docs/models/NAME.md.
 
-    python -m benchmarks.model_card anysr-tiny --bench ../shared/data/bench
+    python -m benchmarks.model_card anysr-tiny --bench data
 
+``--bench`` is a folder of data sets as jobs/prepare_data.py lays them out, where BSD100 is called B100, with the 24
+images of Kodak24 (https://r0k.us/graphics/kodak/) beside them; without those, name the other suites with ``--suites``.
 Scores go to ``--out``, a folder of rows; what is there is not done again. The tables replace what
 stands between the card's two ``scores`` marks.
 """
@@ -20,7 +22,7 @@ import torch
 import anysr
 from anysr import AnySR
 from anysr.serialization import pretrained_file
-from pipeline.errors import run_command
+from pipeline.errors import UserError, run_command
 from pipeline.evaluation.plan import Candidate, Evaluation
 from pipeline.evaluation.protocols import is_exact, mean_score
 from pipeline.evaluation.rows import Row, RowStore, open_rows
@@ -36,6 +38,7 @@ SUITES = {
     "BSD100": ("1", "2", "3", "4", "6", "8"),
     "Kodak24": ("1.5", "2", "3", "4", "6", "8"),
 }
+FOLDERS = {"BSD100": ("BSD100", "B100")}  # by either of its names
 SUBNET_SUITE, SUBNET_SCALES = "Set14", ("1.5", "2", "3", "4")
 COST_SIZE = (256, 256)
 
@@ -57,12 +60,28 @@ class Card:
         parsed = parse_scales(list(scales))
         evaluation = Evaluation(
             (Candidate(upscaler, tuple(subnets)),),
-            (open_suite(f"{suite}={self.bench / suite}", parsed),),
+            (open_suite(f"{suite}={suite_folder(self.bench, suite)}", parsed),),
             parsed,
             ("psnr",),
         )
         rows = evaluate(evaluation, self.store, in_this_process, lambda line: print(line, file=sys.stderr, flush=True))
         return _means(rows)
+
+
+def suite_folder(bench: Path, suite: str) -> Path:
+    """Where a suite's images are.
+
+    Raises:
+        UserError: nowhere.
+    """
+    names = FOLDERS.get(suite, (suite,))
+    found = [bench / name for name in names if (bench / name).is_dir()]
+    if not found:
+        raise UserError(
+            f"there is no folder {' or '.join(names)} in {bench}; get it as --help says, or leave {suite} out of "
+            "--suites"
+        )
+    return found[0]
 
 
 def main() -> int:
@@ -76,6 +95,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    for suite in args.suites:
+        suite_folder(args.bench, suite)
     file = Path(args.name) if Path(args.name).is_file() else pretrained_file(args.name)
     with open_rows(args.out) as store:
         card = Card(

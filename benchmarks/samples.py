@@ -25,7 +25,8 @@ import PIL
 import torch
 from PIL import Image
 
-from pipeline.config import TrainingConfig, load_config
+from pipeline.config import TrainingConfig
+from pipeline.config_file import load_config
 from pipeline.data.degrade import resize_bicubic
 from pipeline.data.photo_map import open_photo_map
 from pipeline.data.samples import StepBatches

@@ -23,7 +23,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.config import TrainingConfig, load_config
+from pipeline.config import TrainingConfig
+from pipeline.config_file import load_config
 from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import photo_folder
 from pipeline.data.samples import Batch, StepBatches, batches_from

@@ -43,6 +43,7 @@ from pipeline.on_ray.submit import (
     in_ray_job,
     jobs_address,
     submit_command,
+    workers_argument,
 )
 from pipeline.tracking.evaluation_run import log_evaluation
 
@@ -141,7 +142,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--lr", default="pil", choices=("pil", "matlab"), help="how LR images that are not given are made")
     add("--lpips-weights", type=Path, help=f"AlexNet's trunk for LPIPS; else {default_weights()}")
     add("--out", type=Path, default=Path("evaluation"), help="folder of the rows; what is there is not done again")
-    add("--workers", type=_count, help="on Ray, one CPU each; 0 is --local, and without this there is one on each CPU")
+    add(
+        "--workers",
+        type=workers_argument(0),
+        help="on Ray, one CPU each; 0 is --local, and without this there is one on each CPU",
+    )
     add("--local", action="store_true", help="evaluate in this process")
     add("--tracking-uri", help="MLflow server or database; else $MLFLOW_TRACKING_URI, else mlflow.db in this folder")
     add("--report", type=Path, metavar="HTML", help="write a page about these scores, with costs and pictures")
@@ -158,12 +163,6 @@ def _size(text: str) -> tuple[int, int]:
     if not (width.isdecimal() and height.isdecimal() and min(int(width), int(height)) >= 64):
         raise argparse.ArgumentTypeError(f"a size is WIDTHxHEIGHT of at least 64 each, such as 1280x720, got {text!r}")
     return int(height), int(width)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"the number of workers must be 0 or more, got {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

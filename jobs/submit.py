@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from pipeline.errors import run_command
 from pipeline.on_ray.cluster import LocalCluster
 from pipeline.on_ray.submit import REMOTE, REMOTE_HELP, exit_on_signals, follow_job, is_this_machine, local_paths

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from pipeline.config import json_schema, load_config
+from pipeline.config_file import json_schema, load_config
 from pipeline.errors import run_command
 from pipeline.run import run_training
 from pipeline.storage.places import parse_place

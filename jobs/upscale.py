@@ -36,7 +36,15 @@ from pipeline.batch.enlarge import Order, Outcome
 from pipeline.batch.run import Spread, enlarge_all
 from pipeline.batch.units import Unit, find_units
 from pipeline.errors import UserError, run_command
-from pipeline.on_ray.submit import REMOTE, REMOTE_HELP, change_folder, exit_on_signals, jobs_address, submit_command
+from pipeline.on_ray.submit import (
+    REMOTE,
+    REMOTE_HELP,
+    change_folder,
+    exit_on_signals,
+    jobs_address,
+    submit_command,
+    workers_argument,
+)
 from pipeline.storage.places import Place, parse_place
 
 
@@ -91,17 +99,11 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("source", metavar="IN", help="folder or s3://bucket/prefix; all images below it, hidden ones left out")
     add("-o", "--out", required=True, metavar="OUT", help="folder or s3://bucket/prefix")
-    add("--workers", type=_count, metavar="N", help="one CPU each; without this there is one on each CPU")
+    add("--workers", type=workers_argument(1), metavar="N", help="one CPU each; without this there is one on each CPU")
     add(REMOTE, action="store_true", help=REMOTE_HELP)
     add("--chdir", type=Path, help="folder that paths are relative to")
     add_request_arguments(parser)
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"the number of workers must be 1 or more, got {text!r}")
-    return int(text)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,8 @@
-"""The training configuration: typed, strict, written once to every checkpoint and MLflow run.
-
-A YAML file holds what differs from the defaults; ``key.sub=value`` overrides it on the command line.
-"""
+"""The training configuration: typed, strict, written once to every checkpoint and MLflow run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -18,22 +14,16 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
-    TypeAdapter,
-    ValidationError,
     WithJsonSchema,
     field_validator,
     model_validator,
 )
 
-from anysr import ModelConfig, list_models, list_pretrained
-from anysr.zoo import named_values
-from pipeline.config_errors import explain
-from pipeline.errors import UserError, one_line
+from anysr import ModelConfig, list_pretrained
+from pipeline.errors import UserError
 from pipeline.evaluation.protocols import protocol_for
 from pipeline.evaluation.scales import Scale
-from pipeline.network_kinds import network_classes, with_kinds
-from pipeline.storage.places import Place, S3Uri, parse_place
-from pipeline.storage.transfer import read_text
+from pipeline.storage.places import S3Uri, parse_place
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -185,14 +175,19 @@ class TrainConfig(Section):
     """Optimisation."""
 
     steps: Count = 1000
+    """Updates of the weights in the whole run."""
     batch_size: Count = 16
     """Crops per step, over all workers and accumulation parts."""
     accumulate: Count = 1
     """Parts that each worker's share of the batch is split into."""
     optimizer: Literal["adam", "adamw"] = "adam"
+    """adamw takes the weight decay off the weights themselves, adam adds it to their gradients."""
     learning_rate: float = Field(1e-4, gt=0)
+    """The highest of the run; the schedule multiplies it."""
     weight_decay: float = Field(0.0, ge=0)
+    """Coefficient of the weight decay; 0 is none."""
     warmup_steps: int = Field(0, ge=0)
+    """First steps of the run, over which the learning rate rises linearly to its full value."""
     schedule: Literal["constant", "cosine", "multistep", "trapezoid"] = "cosine"
     """Of the learning rate; trapezoid is constant, then falls linearly. Such a run can be prolonged with a larger
     ``steps`` and ``run.allow_changes`` as if it had been that long from the start, up to where it falls."""
@@ -203,6 +198,7 @@ class TrainConfig(Section):
     milestones: tuple[Fraction, ...] = (0.4, 0.8)
     """Where the multi-step schedule multiplies by ``gamma``, as fractions of the run."""
     gamma: float = Field(0.5, gt=0, le=1)
+    """What the multi-step schedule multiplies the learning rate by at each milestone."""
     clip_norm: float | None = Field(None, gt=0)
     """Largest gradient norm; null does not clip."""
     ema_decay: float | None = Field(0.999, ge=0, lt=1)
@@ -222,8 +218,11 @@ class TrainConfig(Section):
     """Record the encoder's kernels once and replay them at every step, in a run without Ray on a GPU: a small network
     otherwise waits for Python there."""
     seed: int = Field(0, ge=0, lt=2**63)
+    """Seed of the first weights and of every batch."""
     log_every: Count = 10
+    """Steps from one logging of loss, learning rate and speed to the next."""
     checkpoint_every: Count = 500
+    """Steps from one checkpoint to the next; the last step and a requested stop save one as well."""
 
     @model_validator(mode="after")
     def _used(self) -> TrainConfig:
@@ -248,7 +247,9 @@ class ValidationConfig(Section):
     """Scores during and after training: own subnet, full network and bicubic at each scale."""
 
     every: Count = 500
+    """Steps from one validation to the next; the last step is validated as well."""
     scales: tuple[Annotated[float, Field(ge=1)], ...] = Field((1.5, 2.0, 2.5, 3.0, 4.0), min_length=1)
+    """Factors of enlargement to score; a network of one factor is scored at that one."""
     crop_px: int | None = Field(None, ge=32)
     """Score the photos' central squares of this side only; null scores whole photos."""
     suite: str = Field("photos", pattern=r"^[\w.-]+$")
@@ -282,10 +283,13 @@ class RayConfig(Section):
     num_workers: Count | tuple[Count, Count] = 1
     """[least, most] goes on with fewer workers while nodes are lost, and with more when they are back."""
     cpus_per_worker: Count = 1
+    """CPU cores of each worker."""
     use_gpu: bool = False
+    """Give each worker a GPU of its own."""
     max_failures: int = Field(3, ge=-1)
     """Restarts from the latest checkpoint after a worker died; -1 is without limit."""
     keep_checkpoints: Count = 2
+    """How many of the latest checkpoints stay; older ones are deleted."""
     start_timeout_s: float = Field(180, gt=0)
     """How long to wait for the workers' resources before giving up, or before going on with fewer."""
     resize_every_s: float = Field(60, gt=0)
@@ -317,7 +321,9 @@ class TrackingConfig(Section):
     uri: str | None = None
     """MLflow server; null is $MLFLOW_TRACKING_URI, else mlflow.db in the working folder."""
     experiment: str = "anysr"
+    """MLflow experiment that the run belongs to; one that does not exist is made."""
     registered_model: str = Field("anysr", pattern=r"""^[^/:'"]+$""")
+    """Name in MLflow's registry under which the finished network becomes a version."""
 
     @field_validator("uri")
     @classmethod
@@ -416,109 +422,3 @@ class TrainingConfig(Section):
     def to_yaml(self) -> str:
         """The whole configuration, ready for ``--config``."""
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
-
-
-def load_config(path: Place | None, overrides: Sequence[str] = ()) -> TrainingConfig:
-    """Read a YAML file (None is all defaults), apply ``key.sub=value`` overrides and validate.
-
-    Raises:
-        UserError: no such file, not YAML, an unknown key (the nearest valid one is named), a bad value.
-    """
-    values = {} if path is None else read_yaml(path)
-    for override in overrides:
-        apply_override(values, override)
-    return parse_config(with_named_model(values))
-
-
-def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
-    """Validate plain values; see :func:`load_config`."""
-    classes = network_classes(values)
-    try:
-        return TrainingConfig.model_validate(with_kinds(values))
-    except ValidationError as error:
-        raise UserError(explain(error, classes, json_schema)) from None
-
-
-def json_schema() -> dict[str, Any]:
-    """The configuration's JSON schema, for editors and other tools."""
-    schema = TypeAdapter(TrainingConfig).json_schema()
-    name = {"enum": list_models(), "description": "A named network; what stands beside it is changed in it."}
-    schema["$defs"]["ModelConfig"]["properties"]["name"] = name
-    schema["properties"]["model"] = {"anyOf": [name, {"$ref": "#/$defs/ModelConfig"}]}
-    return schema
-
-
-def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ between two nested mappings, as ``key: old -> new``."""
-    changes: list[str] = []
-    for key in sorted({*before, *after}):
-        old, new = before.get(key), after.get(key)
-        if isinstance(old, Mapping) and isinstance(new, Mapping):
-            changes += changed_keys(old, new, f"{prefix}{key}.")
-        elif old != new:
-            changes.append(f"{prefix}{key}: {old} -> {new}")
-    return changes
-
-
-def with_named_model(values: dict[str, Any]) -> dict[str, Any]:
-    """``model: NAME`` or ``model: {name: NAME, …}`` written out."""
-    model = values.get("model")
-    changes = {"name": model} if isinstance(model, str) else dict(model) if isinstance(model, Mapping) else {}
-    name = changes.pop("name", None)
-    if name is None:
-        return values
-    try:
-        return {**values, "model": named_values(str(name), changes)}
-    except ValueError as error:
-        raise UserError(str(error)) from None
-
-
-def read_yaml(path: Place) -> dict[str, Any]:
-    """The sections of a YAML file, here or on S3; those left empty are left out."""
-    try:
-        text = path.read_text() if isinstance(path, Path) else read_text(path)
-        if text is None:
-            raise UserError(f"cannot read the configuration {path}: no such file")
-        values = yaml.load(text, _UniqueKeys)
-    except OSError as error:
-        raise UserError(f"cannot read the configuration {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {one_line(error)}") from error
-    if not isinstance(values, dict | None):
-        raise UserError(f"{path} must hold sections such as train: and data:, not a {type(values).__name__}")
-    return {key: section for key, section in (values or {}).items() if section is not None}
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which YAML readers keep the last in silence."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def apply_override(values: dict[str, Any], override: str) -> None:
-    """Set what ``key.sub=value`` says in nested values."""
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise UserError(f"an override is written key.sub=value, got {override!r}")
-    *parents, last = path.split(".")
-    node: Any = values
-    if isinstance(values.get("model"), str):
-        values["model"] = {"name": values["model"]}
-    try:
-        for part, below in zip(parents, path.split(".")[1:], strict=True):
-            if below.isdigit() and isinstance(node, dict) and part not in node:
-                raise ValueError(
-                    f"{part} is not written out in the file, so it has no item {below}; give all of {part}"
-                )
-            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
-        # A name may look like a number: to YAML, 1.10 is 1.1.
-        is_name = path == "run.name" and text not in ("", "~", "null") and text[0] not in "'\""
-        value = text if is_name else yaml.safe_load(text)
-        node[int(last) if isinstance(node, list) else last] = value
-    except (TypeError, ValueError, IndexError, yaml.YAMLError) as error:
-        raise UserError(f"cannot apply the override {override!r}: {one_line(error)}") from error

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from anysr.files import write_whole
 from pipeline.errors import UserError
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one piece: a reader, or a crash, sees the old content or the new."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    partial.write_text(text)
-    partial.replace(path)
+    write_whole(path, text.encode())
 
 
 def sha256(path: Path) -> str:
@@ -30,9 +28,17 @@ def held(folder: Path, what: str) -> Iterator[None]:
     """Keep other processes of this machine out of a folder.
 
     Raises:
-        UserError: another process holds it.
+        UserError: another process holds it, or nothing can be written there.
     """
-    with (folder / ".lock").open("w") as file:
+    path = folder / ".lock"
+    try:
+        lock = path.open("w")
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror}), which keeps other processes out of {what}; make its folder "
+            "writable, or choose another"
+        ) from error
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

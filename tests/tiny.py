@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pipeline.config import TrainingConfig, load_config
+from pipeline.config import TrainingConfig
+from pipeline.config_file import load_config
 
 OVERRIDES = (
     "model.encoder.num_blocks=2",

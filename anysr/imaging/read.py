@@ -128,14 +128,23 @@ def _read_tiff(data: bytes, max_megapixels: float) -> Picture | None:
 
 
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
-    """Open without Pillow's own limit on pixels, a global: ours is on the header and the caller's to set."""
+def without_pillow_limit() -> Iterator[None]:
+    """Images are opened without Pillow's own limit on pixels, a global, for which threads wait here.
+
+    Who opens them checks the size in their header before a pixel is decoded.
+    """
     with _pillow_limit:
         before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            image = Image.open(io.BytesIO(data), formats=_READ)
+            yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    with without_pillow_limit():
+        image = Image.open(io.BytesIO(data), formats=_READ)
     with image:
         yield image
 

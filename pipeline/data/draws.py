@@ -45,9 +45,11 @@ class ScaleGroupSampler:
         self.probabilities = weights / weights.sum()
 
     def draws(self, step: int) -> tuple[Draw, ...]:
-        """Those among which a step's batch is divided evenly, whatever was drawn before.
+        """What a step trains: its batch is divided evenly among these draws, a pure function of seed and step.
 
-        One of any group, or one of each group, in their order.
+        Returns:
+            With ``sampling.groups_per_step`` "one" a single draw, of a group by ``probabilities``; with "all" one draw
+            of each group, in the order of the groups.
         """
         key = (self._config.train.seed, _GROUP_STREAM, step)
         if self._config.sampling.groups_per_step == "all":

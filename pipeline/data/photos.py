@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
+from anysr.imaging import without_pillow_limit
 from pipeline.errors import UserError, one_line
 from pipeline.storage.cache import local_folder
 from pipeline.storage.places import Place
@@ -75,8 +74,7 @@ def decode_rgb(path: Path, max_megapixels: float) -> Pixels:
         UserError: it is not an image, cut short, or larger than ``max_megapixels``.
     """
     try:
-        with warnings.catch_warnings(), _no_limit_of_its_own(), Image.open(path) as image:
-            warnings.simplefilter("ignore")  # about EXIF and palettes that are read all the same
+        with warnings.catch_warnings(action="ignore"), _opened(path) as image:  # about EXIF and palettes
             _check_size(path, image.size, max_megapixels)
             upright = ImageOps.exif_transpose(image)
             return np.asarray(_to_rgb(upright), dtype=np.uint8)
@@ -88,14 +86,10 @@ def decode_rgb(path: Path, max_megapixels: float) -> Pixels:
         ) from None
 
 
-@contextmanager
-def _no_limit_of_its_own() -> Iterator[None]:
-    """Pillow refuses large images by a limit of its own; ours is checked on the header, before decoding."""
-    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-    try:
-        yield
-    finally:
-        Image.MAX_IMAGE_PIXELS = before
+def _opened(path: Path) -> Image.Image:
+    """Its header; the limit that replaces Pillow's own is :func:`_check_size`."""
+    with without_pillow_limit():
+        return Image.open(path)
 
 
 def _check_size(path: Path, size: tuple[int, int], max_megapixels: float) -> None:

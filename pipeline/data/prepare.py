@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,12 +179,12 @@ def _check_count(dataset: Dataset, filled: Path, how: Preparation) -> None:
     how.say(f"note: {fault}")
 
 
-def _held_root(root: Path) -> Any:
+def _held_root(root: Path) -> AbstractContextManager[None]:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        return held(root, f"the folder {root}")
     except OSError as error:
-        raise UserError(f"cannot write to {root} ({error.strerror}); choose another --root") from error
+        raise UserError(f"cannot make the folder {root} ({error.strerror}); choose another --root") from error
+    return held(root, f"the folder {root}")
 
 
 def _check_disk(missing: Sequence[Dataset], how: Preparation) -> None:

@@ -17,7 +17,7 @@ import anysr
 from pipeline.data.degrade import pair_sizes
 from pipeline.evaluation.measure import Measured, Question
 from pipeline.evaluation.plan import Evaluation
-from pipeline.evaluation.rows import OK, arrow_schema
+from pipeline.evaluation.rows import OK, write_table
 from pipeline.evaluation.scales import Scale
 from pipeline.evaluation.upscalers import Network
 
@@ -103,7 +103,6 @@ def add_costs(
         hr_size: (height, width) of the image that costs are for.
         say: shows a line of progress.
     """
-    file = folder / "costs.parquet"
     known = {row.same: row for row in read_costs(folder) if row.latency_ms is not None}
     rows = list(_counted(evaluation, hr_size))
     todo = [row for row in rows if Scale(row.scale_h, row.scale_w) in measured]
@@ -114,9 +113,7 @@ def add_costs(
     rows = [_with_measurement(r, known[r.same]) if r.same in known else r for r in rows]
     new = {row.place for row in rows}
     kept = [row for row in read_costs(folder) if row.place not in new]
-    partial = file.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist([asdict(row) for row in kept + rows], schema=arrow_schema(CostRow)), partial)
-    partial.replace(file)
+    write_table(folder / "costs.parquet", CostRow, kept + rows)
 
 
 def read_costs(folder: Path) -> list[CostRow]:

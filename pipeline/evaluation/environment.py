@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
+import re
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ import torch
 
 from pipeline.errors import without_secrets
 from pipeline.files import write_text
+from pipeline.tracking.versions import git_commit
 
 _PACKAGES = ("anysr", "torch", "numpy", "pillow", "lpips", "ray", "mlflow")
 _FILE = "environments.json"
@@ -60,12 +61,8 @@ def _version(package: str) -> str | None:
 
 
 def short_commit() -> str:
-    """The commit of this code, ``-dirty`` behind it where files have changed; ``unknown`` outside of git."""
-    command = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
+    """As :func:`pipeline.tracking.versions.git_commit`, with 12 of the commit's 40 digits."""
+    return re.sub(r"^([0-9a-f]{12})[0-9a-f]{28}", r"\1", git_commit())
 
 
 def processor() -> str:

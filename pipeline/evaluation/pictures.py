@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,10 +19,10 @@ from torch import Tensor
 
 from anysr.metrics import round_to_8_bits
 from pipeline.evaluation.plan import Candidate, Evaluation
-from pipeline.evaluation.rows import Row, arrow_schema
+from pipeline.evaluation.rows import Row, write_table
 from pipeline.evaluation.scales import Scale
 from pipeline.evaluation.score import Scene
-from pipeline.evaluation.upscalers import ANY_RESOURCE, INTERPOLATION, Network
+from pipeline.evaluation.upscalers import INTERPOLATION, subject_of
 
 CROP_PX = 72
 ERROR_LEVELS = 48  # of 255: the error that is shown brightest
@@ -60,19 +60,9 @@ class Picture:
     png: bytes
 
 
-def subject_of(evaluation: Evaluation) -> Candidate | None:
-    """The network that a report is about: the first by name with subnets, else the first by name."""
-    networks = [c for c in evaluation.candidates if isinstance(c.upscaler, Network)]
-    networks.sort(key=lambda candidate: candidate.upscaler.name)
-    return next((c for c in networks if c.upscaler.kind == ANY_RESOURCE), networks[0] if networks else None)
-
-
 def write_pictures(evaluation: Evaluation, rows: Sequence[Row], folder: Path) -> None:
     """Make the crops for an evaluation whose rows are there."""
-    pictures = [asdict(picture) for picture in _pictures(evaluation, rows)]
-    partial = folder / "pictures.partial"
-    pq.write_table(pa.Table.from_pylist(pictures, schema=arrow_schema(Picture)), partial)
-    partial.replace(folder / "pictures.parquet")
+    write_table(folder / "pictures.parquet", Picture, list(_pictures(evaluation, rows)))
 
 
 def read_pictures(folder: Path) -> list[Picture]:
@@ -84,7 +74,8 @@ def read_pictures(folder: Path) -> list[Picture]:
 
 
 def _pictures(evaluation: Evaluation, rows: Sequence[Row]) -> Iterator[Picture]:
-    subject = subject_of(evaluation)
+    upscaler = subject_of([candidate.upscaler for candidate in evaluation.candidates])
+    subject = next((candidate for candidate in evaluation.candidates if candidate.upscaler is upscaler), None)
     even = [s for s in evaluation.scales if s.height == s.width and subject and subject.upscaler.serves(s)]
     if subject is None or not even:
         return

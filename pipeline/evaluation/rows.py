@@ -12,11 +12,16 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from anysr.files import whole_file
 from pipeline.errors import UserError, one_line
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 OK = "ok"
 
@@ -81,9 +86,17 @@ class Row(Key):
 _ARROW = {"str": pa.string(), "float": pa.float64(), "int": pa.int64(), "bytes": pa.binary()}
 
 
-def arrow_schema(row: type) -> pa.Schema:
-    """Of a dataclass of strings, numbers and bytes, which may be absent."""
-    return pa.schema([(field.name, _ARROW[str(field.type).removesuffix(" | None")]) for field in fields(row)])
+def write_table(path: Path, kind: type[DataclassInstance], rows: Iterable[DataclassInstance]) -> None:
+    """Write rows as a Parquet file, which appears whole or not at all.
+
+    Args:
+        path: the file.
+        kind: the rows' dataclass, of strings, numbers and bytes, which may be absent.
+        rows: in the order of the file.
+    """
+    schema = pa.schema([(field.name, _ARROW[str(field.type).removesuffix(" | None")]) for field in fields(kind)])
+    with whole_file(path) as partial:
+        pq.write_table(pa.Table.from_pylist([asdict(row) for row in rows], schema=schema), partial)
 
 
 class RowStore:
@@ -113,10 +126,7 @@ class RowStore:
 
     def write(self) -> None:
         """All rows in the order of their keys, into the Parquet file; it appears whole or not at all."""
-        rows = [asdict(self._rows[key]) for key in self]
-        partial = self.file.with_suffix(".partial")
-        pq.write_table(pa.Table.from_pylist(rows, schema=arrow_schema(Row)), partial)
-        partial.replace(self.file)
+        write_table(self.file, Row, [self._rows[key] for key in self])
         self._journal.unlink(missing_ok=True)
 
 

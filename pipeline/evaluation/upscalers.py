@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -67,6 +67,23 @@ class Upscaler(Protocol):
     def on(self, device: torch.device) -> Upscaler:
         """The same, computing on a device."""
         ...
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def kind(self) -> str: ...
+
+
+_AnyNamed = TypeVar("_AnyNamed", bound=_Named)
+
+
+def subject_of(models: Sequence[_AnyNamed]) -> _AnyNamed | None:
+    """The network that a report is about: the first by name with subnets, else the first by name; None without any."""
+    networks = [model for model in models if model.kind != INTERPOLATION]
+    return min(networks, key=lambda model: (model.kind != ANY_RESOURCE, model.name), default=None)
 
 
 @dataclass(frozen=True)

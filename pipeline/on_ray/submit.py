@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from urllib.parse import urlsplit
@@ -23,6 +24,7 @@ from pipeline.config import TrainingConfig
 from pipeline.errors import UserError, without_secrets
 from pipeline.storage.places import Place, parse_place
 from pipeline.storage.transfer import read_text
+from pipeline.tracking.uri import local_database, uri_or_default
 from pipeline.tracking.versions import COMMIT_VARIABLE, git_commit
 
 REMOTE, REMOTE_HELP = "--remote", "RAY_ADDRESS is a tunnel's end on this machine"
@@ -100,6 +102,17 @@ def submit_command(root: Path, script: str, address: str) -> int:
     return follow_job(root, {}, sys.executable if here else "python", arguments, {}, script)
 
 
+def workers_argument(least: int) -> Callable[[str], int]:
+    """What argparse reads ``--workers`` with: a whole number of ``least`` or more."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"the number of workers must be {least} or more, got {text!r}")
+        return int(text)
+
+    return parse
+
+
 def change_folder(folder: Path | None) -> None:
     """Go to the folder that a job's paths are relative to.
 
@@ -159,9 +172,9 @@ def _exit_code(job: str, client: Mapping[str, str], submitted: int) -> int:
 
 def is_this_machine(address: str) -> bool:
     """Whether a Ray address, such as http://127.0.0.1:8265, names this machine, whose paths a job then shares."""
-    host = address.rpartition("://")[2].partition(":")[0]
-    own = {address.address for addresses in psutil.net_if_addrs().values() for address in addresses}
-    return host in {"auto", "local", "localhost", socket.gethostname(), *own}
+    host = urlsplit(address if "//" in address else f"//{address}").hostname
+    own = {card.address for cards in psutil.net_if_addrs().values() for card in cards}
+    return host in {"auto", "local", "localhost", socket.gethostname().lower(), *own}
 
 
 def local_paths(config: TrainingConfig) -> list[str]:
@@ -173,10 +186,8 @@ def local_paths(config: TrainingConfig) -> list[str]:
     overrides = [f"{key}={json.dumps(str(path))}" for key, path in paths.items() if path is not None]
     if isinstance(storage, Path):
         overrides.append(f"run.storage={json.dumps(str(storage.expanduser().resolve()))}")
-    uri = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    database = uri.removeprefix("sqlite:///")
-    if uri != database and not database.startswith("/"):
-        overrides.append(f"tracking.uri={json.dumps(f'sqlite:///{Path(database).resolve()}')}")
+    if (database := local_database(uri_or_default(config.tracking.uri))) is not None:
+        overrides.append(f"tracking.uri={json.dumps(f'sqlite:///{database.resolve()}')}")
     return overrides
 
 

@@ -21,7 +21,8 @@ from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig,
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.v2.api.exceptions import TrainingFailedError, WorkerGroupError
 
-from pipeline.config import TrainingConfig, parse_config
+from pipeline.config import TrainingConfig
+from pipeline.config_file import parse_config
 from pipeline.errors import FatalError, UserError, one_line
 from pipeline.on_ray.connect import init_ray
 from pipeline.on_ray.context import RayContext

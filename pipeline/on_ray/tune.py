@@ -26,7 +26,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from pipeline.config import parse_config
+from pipeline.config_file import parse_config
 from pipeline.errors import UserError, one_line
 from pipeline.on_ray.connect import init_ray
 from pipeline.on_ray.train import check_resources, fit_on_ray, ray_storage, resources_per_worker

@@ -7,7 +7,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from statistics import fmean
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +16,7 @@ from anysr.cost import mean_macs
 from pipeline.data.photos import photo_folder
 from pipeline.errors import UserError
 from pipeline.evaluation.plan import Candidate, Evaluation
+from pipeline.evaluation.protocols import is_exact, mean_score
 from pipeline.evaluation.rows import OK, Row, open_rows
 from pipeline.evaluation.run import evaluate, in_this_process
 from pipeline.evaluation.scales import Scale, parse_scales
@@ -67,9 +67,8 @@ def print_comparison(comparison: Comparison, old: str, new: str) -> None:
     for heading in ("suite", "scale group", "scale", old, new, "difference"):
         table.add_column(heading, justify="left" if heading == "suite" else "right")
     for one in comparison.differences:
-        table.add_row(
-            one.suite, one.group_name, f"x{one.scale}", f"{one.old:.3f}", f"{one.new:.3f}", f"{one.gain:+.3f}"
-        )
+        scores = ("exact" if is_exact("psnr", mean) else f"{mean:.3f}" for mean in (one.old, one.new))
+        table.add_row(one.suite, one.group_name, f"x{one.scale}", *scores, f"{one.gain:+.3f}")
     console = Console(width=110)
     console.print(table)
     console.print(
@@ -103,14 +102,6 @@ def _differences(
     evaluation = Evaluation(candidates, suites, scales, metrics=("psnr",))
     with open_rows(_kept_rows(old, new)) as store:
         rows = evaluate(evaluation, store, in_this_process, say)
-    if failed := [row for row in rows if row.status != OK]:
-        raise UserError(f"{failed[0].suite} {failed[0].image} cannot be scored: {failed[0].status}")
-    if wrong := [row for row in rows if row.value is None or not math.isfinite(row.value)]:
-        worst = wrong[0]
-        raise UserError(
-            f"{worst.suite} {worst.image} at x{Scale(worst.scale_h, worst.scale_w)}: the {worst.model} network scores "
-            f"{worst.value} dB, which cannot be compared; look at its answer with anysr upscale"
-        )
     means = _means(rows)
     found = [
         Difference(suite.name, _group_of(scale, groups), str(scale), *(means[suite.name, scale, n] for n in (OLD, NEW)))
@@ -132,11 +123,23 @@ def _kept_rows(old: Network, new: Network) -> Path:
 
 
 def _means(rows: Sequence[Row]) -> dict[tuple[str, Scale, str], float]:
+    """Mean PSNR by suite, scale and network.
+
+    Raises:
+        UserError: an image has no score, or one that is no number; an exact image, of infinite PSNR, has one.
+    """
     values: dict[tuple[str, Scale, str], list[float]] = defaultdict(list)
     for row in rows:
-        assert row.value is not None
-        values[row.suite, Scale(row.scale_h, row.scale_w), row.model].append(row.value)
-    return {key: fmean(found) for key, found in values.items()}
+        scale = Scale(row.scale_h, row.scale_w)
+        if row.status != OK:
+            raise UserError(f"{row.suite} {row.image} cannot be scored: {row.status}")
+        if row.value is None or not row.value > -math.inf:
+            raise UserError(
+                f"{row.suite} {row.image} at x{scale}: the {row.model} network scores {row.value} dB, which cannot be "
+                "compared; look at its answer with anysr upscale"
+            )
+        values[row.suite, scale, row.model].append(row.value)
+    return {key: mean_score("psnr", found) for key, found in values.items()}
 
 
 def _group_of(scale: Scale, groups: Sequence[tuple[float, float]]) -> tuple[float, float]:

@@ -85,13 +85,13 @@ def scales_inside(group: tuple[float, float]) -> tuple[float, ...]:
 def objections(comparison: Comparison, margin_db: float, cost_margin: float = 0.0) -> list[str]:
     """Why the new network must not take the present one's place; empty if it may.
 
-    It may if it serves all scales that the present one does, if at no scale of no group of no suite it is worse by
-    more than ``margin_db``, and if its multiply-adds exceed the present one's by no more than the fraction
+    It may if it serves all scales that the present one does, if it is not worse by more than ``margin_db`` at any
+    scale of any group on any suite, and if its multiply-adds exceed the present one's by no more than the fraction
     ``cost_margin``. What is no number is never good enough.
     """
     worse: dict[tuple[str, tuple[float, float]], list[Difference]] = defaultdict(list)
     for difference in comparison.differences:
-        # In hundredths of a thousandth: 30.05 - 30.1 is to be -0.05.
+        # To five decimals: 30.05 - 30.1 is to be -0.05.
         if not round(difference.gain + margin_db, 5) >= 0:
             worse[difference.suite, difference.group].append(difference)
     reasons = [_worse(differences, margin_db) for differences in worse.values()]

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from anysr.files import whole_file
 from pipeline.errors import UserError, one_line
 from pipeline.storage.cache import cache_root, local_copy
 
@@ -57,13 +58,11 @@ def export_model(uri: str, target: Path, tracking_uri: str | None = None) -> Non
         UserError: see :func:`resolve_model`; or ``target`` cannot be written.
     """
     source = resolve_model(uri, tracking_uri)
-    partial = target.with_name(f".{target.name}.partial")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, partial)
-        partial.replace(target)
+        with whole_file(target) as partial:
+            shutil.copyfile(source, partial)
     except OSError as error:
-        partial.unlink(missing_ok=True)
         raise UserError(f"cannot write {target}: {error.strerror}; choose another file") from error
 
 

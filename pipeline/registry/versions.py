@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import UserError, one_line
 from pipeline.registry.lock import LOCK_SUFFIX
-from pipeline.tracking.mlflow_run import local_database, with_password, without_password
+from pipeline.tracking.mlflow_run import with_password, without_password
+from pipeline.tracking.uri import local_database, uri_or_default
 from pipeline.train.state import MODEL_FILE
 
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -153,7 +153,7 @@ def open_registry(name: str, tracking_uri: str | None = None) -> Registry:
     Raises:
         UserError: a database file that is not there; MLflow would make an empty one.
     """
-    uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd()}/mlflow.db"
+    uri = uri_or_default(tracking_uri)
     database = local_database(uri)
     if database is not None and not database.is_file():
         raise UserError(f"there is no MLflow database {database}; go to its folder, or set MLFLOW_TRACKING_URI")

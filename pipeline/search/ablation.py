@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,9 @@ def write_ablation(folder: Path, rows: Sequence[AblationRow], scored: str) -> li
     heading = ["choice", "value", "trials", *(f"x{s}" for s in scales), "mean", "best", "gmacs", "params"]
     table = [heading, *(_cells(row, scales) for row in rows)]
     csv_file, markdown = folder / "ablation.csv", folder / "ablation.md"
-    with csv_file.open("w", newline="") as file:
-        csv.writer(file).writerows(table)
+    text = io.StringIO()
+    csv.writer(text).writerows(table)
+    write_text(csv_file, text.getvalue())
     lines = [f"| {' | '.join(cells)} |" for cells in table]
     lines.insert(1, "|--|--|" + "--:|" * (len(heading) - 2))
     note = f"{scored}; own subnet. gmacs: 10⁹ multiply-adds of a 256 x 256 input, mean over the scale range."

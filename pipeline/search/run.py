@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from pipeline.config import OF_THE_NODE, TrainingConfig, changed_keys
+from pipeline.config import OF_THE_NODE, TrainingConfig
+from pipeline.config_file import changed_keys
 from pipeline.data.photo_map import trained_on
 from pipeline.errors import UserError
 from pipeline.files import held

@@ -13,7 +13,8 @@ import torch
 
 import anysr
 from anysr.cost import mean_macs
-from pipeline.config import OF_THE_NODE, TrainingConfig, parse_config
+from pipeline.config import OF_THE_NODE, TrainingConfig
+from pipeline.config_file import parse_config
 from pipeline.errors import UserError
 from pipeline.run_folder import RunFolder
 from pipeline.search.ledger import Ledger, Report, Status, Trial

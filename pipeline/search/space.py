@@ -22,16 +22,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from anysr.config import check_keys
-from pipeline.config import (
-    RunConfig,
-    TrainingConfig,
-    apply_override,
-    json_schema,
-    parse_config,
-    read_yaml,
-    with_named_model,
-)
+from pipeline.config import RunConfig, TrainingConfig
 from pipeline.config_errors import allowed_keys, is_whole_number
+from pipeline.config_file import apply_override, json_schema, parse_config, read_yaml, with_named_model
 from pipeline.errors import UserError
 from pipeline.search.choices import Variable, parse_variable
 from pipeline.search.partition import GROUP_KEYS, WEIGHT_KEYS, group_weights, scale_groups

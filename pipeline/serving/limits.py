@@ -28,9 +28,10 @@ class ServiceLimits:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value, least = getattr(self, field.name), 0 if field.name == "waiting" else 1e-6
-            if not (least <= value < math.inf):
-                raise ValueError(f"--{field.name.replace('_', '-')} must be positive and finite, got {value:g}")
+            value, may_be_zero = getattr(self, field.name), field.name == "waiting"
+            if not ((0 if may_be_zero else 1e-6) <= value < math.inf):
+                allowed = "0 or more" if may_be_zero else "positive and finite"
+                raise ValueError(f"--{field.name.replace('_', '-')} must be {allowed}, got {value:g}")
 
     @property
     def max_bytes(self) -> int:

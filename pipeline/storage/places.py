@@ -65,8 +65,3 @@ def parse_place(text: str | Place) -> Place:
             "credentials come from the environment alone"
         )
     return S3Uri(bucket, key.strip("/"))
-
-
-def is_s3(text: str | Place) -> bool:
-    """Whether a path or URI lies on S3."""
-    return isinstance(parse_place(text), S3Uri)

@@ -33,6 +33,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0
 _TRANSIENT = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "TooManyRequests", "InternalError"}
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
 _DAMAGED_TRIES = 3
+_JITTER = random.Random()  # not the global one, which a program may seed alike in all of its processes
 
 
 class DamagedError(UserError):
@@ -191,7 +192,7 @@ def _waits() -> Iterator[float]:
     """Doubling, with jitter, so that many workers do not come back at once."""
     wait = _FIRST_WAIT_S
     while True:
-        yield wait * random.uniform(0.5, 1)
+        yield wait * _JITTER.uniform(0.5, 1)
         wait = min(2 * wait, _LONGEST_WAIT_S)
 
 

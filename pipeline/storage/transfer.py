@@ -1,11 +1,11 @@
-"""Writing and reading at a place, whichever kind it is."""
+"""Storing and reading at a place, whichever kind it is."""
 
 from __future__ import annotations
 
 import shutil
 from pathlib import Path
 
-from pipeline.files import write_text as write_file
+from anysr.files import whole_file
 from pipeline.storage import s3
 from pipeline.storage.places import Place, S3Uri, parse_place
 
@@ -25,9 +25,8 @@ def upload(path: Path, place: str | Place) -> None:
     elif path.resolve() != target.expanduser().resolve():
         target = target.expanduser()
         target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.copyfile(path, partial)
-        partial.replace(target)
+        with whole_file(target) as partial:
+            shutil.copyfile(path, partial)
 
 
 def exists(place: str | Place) -> bool:
@@ -45,12 +44,3 @@ def read_text(place: str | Place) -> str | None:
         return place.read_text() if place.is_file() else None
     content = s3.read(place)
     return None if content is None else content.decode()
-
-
-def write_text(place: str | Place, text: str) -> None:
-    """Write a small file in one piece."""
-    place = parse_place(place)
-    if isinstance(place, Path):
-        write_file(place, text)
-    else:
-        s3.write(place, text.encode())

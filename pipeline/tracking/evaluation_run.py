@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipeline.evaluation.protocols import mean_score
 from pipeline.evaluation.rows import Row
 from pipeline.evaluation.scales import Scale
 from pipeline.evaluation.upscalers import INTERPOLATION
+from pipeline.tracking.uri import local_database, uri_or_default
 
 _EXPERIMENT, _TAG = "anysr-evaluation", "anysr.scores"
 _AT_ONCE = 1000  # metrics that MLflow takes in one request
@@ -42,9 +42,9 @@ def log_evaluation(uri: str | None, rows: Sequence[Row], folder: Path, report: P
     from mlflow import MlflowClient
     from mlflow.entities import Metric
 
-    from pipeline.tracking.mlflow_run import local_database, with_password, without_password
+    from pipeline.tracking.mlflow_run import with_password, without_password
 
-    uri = without_password(uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path.cwd()}/mlflow.db")
+    uri = without_password(uri_or_default(uri))
     values = mean_values(rows)
     digest = hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:16]
     try:

@@ -85,7 +85,7 @@ class MetricLog:
                 )
 
     def close(self) -> None:
-        """Stop sending."""
+        """Send what is left, in one try, and stop sending."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -107,7 +107,7 @@ class MetricLog:
             with self._changed:
                 while not self._pending and not self._closed:
                     self._changed.wait()
-                if self._closed:
+                if not self._pending:
                     return
                 batch = list(self._pending[:500])
             try:
@@ -116,7 +116,8 @@ class MetricLog:
                 with self._changed:
                     self._error = one_line(error)[:300]
                     # Not woken by new metrics: asking a dead sink at each of them would slow training down.
-                    self._changed.wait_for(lambda: self._closed, self.RETRY_S)
+                    if self._changed.wait_for(lambda: self._closed, self.RETRY_S):
+                        return
                 continue
             with self._changed:
                 del self._pending[: len(batch)]

@@ -31,22 +31,28 @@ def register(model_file: Path, uri: str, run_id: str, name: str, tags: dict[str,
     for version in mlflow.MlflowClient().search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
         if version.tags.get(_FILE_TAG) == tags[_FILE_TAG]:
             return str(version.version)
+    scale = _default_scale(model_file)
     with mlflow.start_run(run_id=run_id):
         info = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(_HERE / "pyfunc_upscaler.py"),
             artifacts={"model": str(model_file)},
             code_paths=[str(Path(anysr.__file__).parent)],
-            signature=_signature(),
-            input_example=(np.zeros((1, 3, 8, 8), np.float32), {"scale": 2.0, "subnet": "auto"}),
+            signature=_signature(scale),
+            input_example=(np.zeros((1, 3, 8, 8), np.float32), {"scale": scale, "subnet": "auto"}),
             pip_requirements=[f"{package}=={_version(package)}" for package in _REQUIREMENTS],
         )
     return str(mlflow.register_model(info.model_uri, name, tags=tags).version)
 
 
-def _signature() -> ModelSignature:
+def _default_scale(model_file: Path) -> float:
+    """2, or the only factor that the network has; as in ``pyfunc_upscaler``, which stands alone."""
+    return float(getattr(anysr.load(model_file).config.decoder, "factor", 2))
+
+
+def _signature(scale: float) -> ModelSignature:
     images = Schema([TensorSpec(np.dtype(np.float32), (-1, 3, -1, -1))])
-    params = ParamSchema([ParamSpec("scale", "double", 2.0), ParamSpec("subnet", "string", "auto")])
+    params = ParamSchema([ParamSpec("scale", "double", scale), ParamSpec("subnet", "string", "auto")])
     return ModelSignature(inputs=images, outputs=images, params=params)
 
 

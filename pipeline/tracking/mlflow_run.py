@@ -29,6 +29,7 @@ from pipeline.storage.places import parse_place
 from pipeline.tracking.metric_log import Metric, MetricLog
 from pipeline.tracking.system_metrics import recorded_load
 from pipeline.tracking.tracker import SinkSpec
+from pipeline.tracking.uri import local_database, uri_or_default
 from pipeline.tracking.versions import VersionFacts
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -151,16 +152,14 @@ class MlflowRun:
 def tracking_uri(config: TrainingConfig, in_ray_job: bool) -> str:
     """The server or database that the configuration and the environment name."""
     named = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI")
-    if named:
-        return without_password(named)
     storage = parse_place(config.run.storage)
-    if in_ray_job and not isinstance(storage, Path):
+    if in_ray_job and not named and not isinstance(storage, Path):
         raise UserError(
             f"no MLflow server is named, and {storage} cannot hold its database; set MLFLOW_TRACKING_URI or "
             "tracking.uri, or tracking.backend=jsonl"
         )
-    folder = storage if in_ray_job and isinstance(storage, Path) else Path.cwd()
-    return f"sqlite:///{folder.resolve()}/mlflow.db"
+    folder = storage if in_ray_job and isinstance(storage, Path) else Path()
+    return without_password(uri_or_default(named, folder))
 
 
 def without_password(uri: str) -> str:
@@ -195,11 +194,6 @@ def _stripped(uri: str) -> str:
     credentials, _, host = parts.netloc.rpartition("@")
     name = "" if parts.scheme.startswith("http") else f"{credentials.partition(':')[0]}@"
     return urlunsplit(parts._replace(netloc=f"{name}{host}"))
-
-
-def local_database(uri: str) -> Path | None:
-    """The SQLite file behind a tracking URI, if it is one."""
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

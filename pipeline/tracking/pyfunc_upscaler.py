@@ -21,8 +21,12 @@ with warnings.catch_warnings(record=True):
             self._model = anysr.load(context.artifacts["model"])
 
         def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-            """Enlarge by ``params["scale"]`` with ``params["subnet"]`` ("auto", "full" or an index)."""
-            given = {"scale": 2.0, "subnet": "auto", **(params or {})}
+            """Enlarge by ``params["scale"]`` with ``params["subnet"]`` ("auto", "full" or an index).
+
+            Without a scale it is 2, or the only factor that the network has.
+            """
+            scale = getattr(self._model.config.decoder, "factor", 2)
+            given = {"scale": scale, "subnet": "auto", **(params or {})}
             subnet = int(given["subnet"]) if str(given["subnet"]).isdigit() else given["subnet"]
             lr = torch.from_numpy(np.asarray(model_input, dtype=np.float32))
             with torch.inference_mode():

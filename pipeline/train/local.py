@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -72,13 +72,11 @@ def fit_locally(config: TrainingConfig, sink: SinkSpec) -> Fitted:
         raise UserError(
             f"the run {config.run.name!r} was started on Ray: go on with it there, or choose a new run.name"
         )
-    log = MetricLog(sink.open())
     checkpoints = Checkpoints(place / CHECKPOINTS, config.ray.keep_checkpoints)
     with Display(sys.stdout, config.train.steps) as display:
         context = LocalContext(checkpoints, display, config.train.cuda_graphs)
-        with _stopping_on_signals(context):
+        with closing(MetricLog(sink.open())) as log, _stopping_on_signals(context):
             outcome = train(config, context, log, sink.run_id)
-        log.close()
         with context.latest_checkpoint() as folder:
             assert folder is not None
             return Fitted(outcome, folder)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 import anysr
 from anysr import AnySR
-from pipeline.config import OF_THE_NODE, TrainConfig, TrainingConfig, changed_keys, parse_config
+from pipeline.config import OF_THE_NODE, TrainConfig, TrainingConfig
+from pipeline.config_file import changed_keys, parse_config
 from pipeline.errors import FatalError, UserError
 from pipeline.train.finite import FiniteWatch
 
@@ -55,8 +54,6 @@ class TrainState:
     def fresh(cls, config: TrainingConfig, device: torch.device) -> TrainState:
         """Newly initialised weights; the same for the same seed."""
         torch.manual_seed(config.train.seed)
-        np.random.seed(config.train.seed % 2**32)
-        random.seed(config.train.seed)
         model = anysr.build(config.model).to(device)
         return cls(model, _moving_average(model, config.train.ema_decay), _optimizer(model, config.train))
 
@@ -216,13 +213,10 @@ def _moving_average(model: AnySR, decay: float | None) -> AveragedModel | None:
 
 
 def _rng_states() -> dict[str, Any]:
-    name, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    version, internal, gauss_next = random.getstate()
+    """Torch's alone: nothing else draws from a global generator."""
     return {
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), position, has_gauss, gauss],
-        "python": [version, list(internal), gauss_next],
     }
 
 
@@ -230,7 +224,3 @@ def _restore_rng(states: dict[str, Any]) -> None:
     torch.set_rng_state(states["torch"])
     if states["cuda"] and torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states["cuda"][: torch.cuda.device_count()])
-    name, keys, position, has_gauss, gauss = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
-    version, internal, gauss_next = states["python"]
-    random.setstate((version, tuple(internal), gauss_next))

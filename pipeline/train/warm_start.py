@@ -9,7 +9,7 @@ import torch
 import anysr
 from anysr import AnySR
 from anysr.interweave import Interweave
-from pipeline.config import changed_keys
+from pipeline.config_file import changed_keys
 from pipeline.errors import FatalError, one_line
 
 # sigmoid(5) = 0.993: a gate that the file knows nothing of lets everything pass.

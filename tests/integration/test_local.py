@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.errors import UserError
+
 from .helpers import JSONL, environment, local_command, series, train_local, wait_for, weights
 
 LONG = ("train.steps=120", "validation.every=60")
@@ -76,6 +78,21 @@ def test_a_run_stopped_at_its_last_step_still_has_its_scores(tmp_path, monkeypat
     assert fitted.outcome.finished
     assert len(fitted.outcome.scores) == 3
     assert [step for step, _ in series(tmp_path, "r", "eval/photos_x2/psnr_y")] == [2, 4]
+
+
+def test_a_run_that_fails_has_its_last_metrics(tmp_path, monkeypatch):
+    from pipeline.tracking.tracker import FileTracker
+    from pipeline.train import local
+    from tests.tiny import tiny_config
+
+    def train(config, context, log, run_id):
+        log.add(3, {"loss": 1.0})
+        raise UserError("enough")
+
+    monkeypatch.setattr(local, "train", train)
+    with pytest.raises(UserError, match="enough"):
+        local.fit_locally(tiny_config("run.name=r", f"run.storage={tmp_path}", JSONL), FileTracker(tmp_path / "r").sink)
+    assert series(tmp_path, "r", "loss") == [(3, 1.0)]
 
 
 def test_two_processes_do_not_work_on_one_run(tmp_path):

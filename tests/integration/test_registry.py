@@ -192,3 +192,16 @@ def test_versions_carry_what_they_were_made_of(uri):
     assert tags["anysr.config"].endswith("/config.yaml")
     assert tags["anysr.report"].endswith("/scores.json")
     assert len(tags[COMMIT_TAG].removesuffix("-dirty")) == 40 or tags[COMMIT_TAG] == "unknown"
+
+
+def test_a_network_of_one_factor_enlarges_by_it_where_no_scale_is_given(tmp_path):
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    mlflow.set_tracking_uri(uri)
+    client = MlflowClient(uri)
+    run = client.create_run(client.create_experiment("x", artifact_location=(tmp_path / "artifacts").as_uri()))
+    anysr.save(anysr.build("ecbsr-m4c16-x4"), tmp_path / "model.safetensors")
+    version = register(tmp_path / "model.safetensors", uri, run.info.run_id, "ecbsr", {})
+    served = mlflow.pyfunc.load_model(f"models:/ecbsr/{version}")
+    lr = np.zeros((1, 3, 5, 6), np.float32)
+    assert served.predict(lr).shape == (1, 3, 20, 24)
+    assert served.unwrap_python_model().predict(None, lr).shape == (1, 3, 20, 24)

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.storage import cache, s3
 from pipeline.storage.cache import local_copy, local_folder
 from pipeline.storage.places import S3Uri, parse_place
-from pipeline.storage.transfer import exists, read_text, upload, write_text
+from pipeline.storage.transfer import exists, read_text, upload
 from pipeline.train.checkpoints import Checkpoints
 from tests.conftest import ROOT
 from tests.s3_proxy import S3Proxy
@@ -120,10 +120,11 @@ def test_what_is_stored_comes_back(bucket, tmp_path, size):
 
 
 def test_texts_and_absence(bucket, tmp_path):
+    (tmp_path / "straße.txt").write_text("straße")
     for place in (bucket / "a.txt", tmp_path / "a.txt"):
         assert read_text(place) is None
         assert not exists(place)
-        write_text(place, "straße")
+        upload(tmp_path / "straße.txt", place)
         assert read_text(place) == "straße"
         assert exists(place)
     with pytest.raises(UserError, match=f"there is no {bucket}/b"):

@@ -1,11 +1,12 @@
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
 import yaml
 
-from pipeline.config import changed_keys, json_schema, load_config
+from pipeline.config_file import changed_keys, json_schema, load_config
 from pipeline.errors import UserError
 from tests.conftest import ROOT
 
@@ -90,6 +91,17 @@ def test_the_schema_describes_the_shipped_configuration():
         jsonschema.validate({"train": {"lerning_rate": 1}}, json_schema())
 
 
+def test_every_key_of_the_schema_is_described():
+    described = {
+        f"{section}.{key}": values.get("description", "")
+        for section, definition in json_schema()["$defs"].items()
+        for key, values in definition["properties"].items()
+    }
+    assert [key for key, text in described.items() if not text] == []
+    assert described["SubnetConfig.scales"] == "[low, high): the group serves low <= max(s_h, s_w) < high."
+    assert described["ModelConfig.subnets"].endswith("One group of width 1 is the plain network.")
+
+
 def test_a_validation_crop_too_small_for_its_scales_is_refused():
     with pytest.raises(UserError, match="at least 120"):
         load_config(None, ["validation.crop_px=40", "validation.scales=[30]"])
@@ -151,6 +163,28 @@ def test_paths_are_this_machines_unless_the_address_is_a_tunnels(monkeypatch, re
     submit.submit_command(ROOT, "jobs/upscale.py", "http://127.0.0.1:8265")
     ((python, arguments),) = sent
     assert (python == "python", arguments == ["a"]) == (remote, remote)
+
+
+@pytest.mark.parametrize(
+    ("address", "is_here"),
+    [
+        ("auto", True),
+        ("local", True),
+        ("localhost:6379", True),
+        ("http://127.0.0.1:8265", True),
+        ("http://[::1]:8265", True),
+        ("ray://[::1]:10001", True),
+        ("http://head:8265", False),
+        ("[2001:db8::1]:6379", False),
+        ("", False),
+    ],
+)
+def test_addresses_of_this_machine_are_known(address, is_here, monkeypatch):
+    from pipeline.on_ray import submit
+
+    cards = {"lo": [SimpleNamespace(address="127.0.0.1"), SimpleNamespace(address="::1")]}
+    monkeypatch.setattr(submit.psutil, "net_if_addrs", lambda: cards)
+    assert submit.is_this_machine(address) == is_here
 
 
 def test_a_job_with_a_password_in_its_command_is_refused():

@@ -9,6 +9,7 @@ from PIL import Image
 from rich.console import Console
 
 import anysr
+from benchmarks.model_card import suite_folder
 from pipeline.data.imresize import matlab_bicubic
 from pipeline.errors import UserError
 from pipeline.evaluation.perceptual import LpipsAlex
@@ -161,6 +162,14 @@ def test_a_suite_is_called_as_its_data_set(tmp_path, folder, name):
     suite = open_suite(str(tmp_path / folder), parse_scales(["2"]))
     assert suite.name == name
     assert (protocol_for("liif", suite.name).name == "liif-div2k") == name.startswith("DIV2K")
+
+
+@pytest.mark.parametrize("folder", ["BSD100", "B100"])
+def test_cards_take_bsd100_by_either_name(tmp_path, folder):
+    with pytest.raises(UserError, match=r"there is no folder BSD100 or B100 in .*; get it as --help says, or leave"):
+        suite_folder(tmp_path, "BSD100")
+    (tmp_path / folder / "HR").mkdir(parents=True)
+    assert suite_folder(tmp_path, "BSD100") == tmp_path / folder
 
 
 def test_turned_images_are_paired_as_they_are_shown(tmp_path):

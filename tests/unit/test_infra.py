@@ -65,7 +65,7 @@ def _closed(node: Any) -> Any:
 
 def test_a_run_on_kubernetes_is_the_configuration_of_jobs_train():
     """Its overrides are valid, its cluster ends, and it is the cluster of raycluster.yaml."""
-    from pipeline.config import load_config
+    from pipeline.config_file import load_config
 
     (job,), (cluster,) = documents("kuberay/rayjob.yaml"), documents("kuberay/raycluster.yaml")
     spec = job["spec"]

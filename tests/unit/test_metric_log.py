@@ -110,3 +110,24 @@ def test_a_dead_sink_is_not_asked_at_every_metric(monkeypatch):
         time.sleep(0.01)
     log.close()
     assert len(asked) == 1
+
+
+def test_closing_sends_what_is_left_and_does_not_wait_for_a_dead_sink(monkeypatch):
+    monkeypatch.setattr(MetricLog, "RETRY_S", 60)
+
+    class Slow(FlakySink):
+        def write(self, metrics):
+            time.sleep(0.2)
+            super().write(metrics)
+
+    for down in (False, True):
+        sink = Slow()
+        sink.down = down
+        log = MetricLog(sink)
+        began = time.monotonic()
+        log.add(6, {"loss": 1.0})
+        time.sleep(0.05)
+        log.add(7, {"loss": 1.0})
+        log.close()
+        assert time.monotonic() - began < 10
+        assert steps(sink) == ([] if down else [6, 7])

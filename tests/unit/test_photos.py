@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -159,6 +161,13 @@ def test_our_limit_replaces_pillows_own(tmp_path):
     Image.new("1", (20_000, 20_000)).save(tmp_path / "wide.png")
     with pytest.raises(UserError, match=r"20000 x 20000 pixels, more than data\.max_megapixels = 100"):
         decode_rgb(tmp_path / "wide.png", 100)
+
+
+def test_threads_leave_pillows_limit_as_it_was(folder):
+    before, path = Image.MAX_IMAGE_PIXELS, next(folder.glob("*.png"))
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: decode_rgb(path, 100), range(200)))
+    assert before == Image.MAX_IMAGE_PIXELS
 
 
 def test_hidden_files_are_no_photos(folder):

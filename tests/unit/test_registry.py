@@ -10,6 +10,8 @@ from mlflow.protos.databricks_pb2 import RESOURCE_DOES_NOT_EXIST
 
 from jobs import register
 from pipeline.errors import UserError, run_command
+from pipeline.evaluation.rows import Row
+from pipeline.registry.compare import _means
 from pipeline.registry.decision import Comparison, Difference, objections, scales_inside, shared_groups
 from pipeline.registry.promotion import Change, champions
 from pipeline.registry.resolve import resolve_model
@@ -64,6 +66,21 @@ def test_what_is_no_number_is_never_good_enough():
     (reason,) = objections(comparison({**EQUAL, ("Set5", HIGH, "2.5"): math.nan}), 0.05)
     assert "nan" in reason
     assert objections(comparison(EQUAL, (1e9, math.nan)), 0.05, cost_margin=1)
+
+
+@pytest.mark.parametrize(
+    ("psnrs", "mean"), [((169.0, 30.0), 75.0), ((math.inf, 30.0), 75.0), ((math.nan, 30.0), None), ((None,), None)]
+)
+def test_an_exact_image_counts_up_to_120_db_and_no_score_is_named(psnrs, mean):
+    rows = [
+        Row("d", "Set5", f"{i}.png", "i", 1, 1, "pil", "liif", "auto", "psnr", "old", "any-scale", "liif", 1, 1, psnr)
+        for i, psnr in enumerate(psnrs)
+    ]
+    if mean is not None:
+        assert list(_means(rows).values()) == [mean]
+        return
+    with pytest.raises(UserError, match=r"Set5 0.png at x1: the old network scores (nan|None) dB"):
+        _means(rows)
 
 
 def test_a_network_of_one_factor_does_not_replace_one_of_many():
@@ -128,6 +145,16 @@ def test_a_registry_that_cannot_be_used_is_one_line(monkeypatch, capsys, tmp_pat
         line = register_py(monkeypatch, capsys, *command.split(), "--tracking-uri", uri)
         assert line.startswith(f"error: the registry at {uri} cannot be used")
         assert mend in line
+
+
+@pytest.mark.parametrize("option", ["--margin", "--cost-margin"])
+@pytest.mark.parametrize("text", ["inf", "nan", "much"])
+def test_margins_are_finite_numbers(monkeypatch, capsys, option, text):
+    monkeypatch.setattr(sys, "argv", ["register.py", "promote", "1", option, text])
+    with pytest.raises(SystemExit):
+        register.main()
+    said = capsys.readouterr().err
+    assert f"argument {option}: must be a finite number, such as 0.02, got '{text}'" in said
 
 
 def test_models_that_are_not_there_or_empty_are_told(monkeypatch, capsys):

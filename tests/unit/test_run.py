@@ -2,6 +2,7 @@
 
 import pytest
 
+from pipeline.data.prepare import Preparation, prepare
 from pipeline.errors import FatalError, UserError
 from pipeline.run import run_training
 from tests.conftest import ROOT
@@ -19,6 +20,14 @@ def test_damaged_records_are_named_with_the_mend(tmp_path, name, content):
         run_training(config, lambda config, sink: pytest.fail("it was started"))
     assert "\n" not in str(caught.value)
     assert (folder / name).read_bytes() == content
+
+
+def test_a_folder_that_cannot_be_held_is_named(tmp_path):
+    (tmp_path / "r/.lock").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"cannot write .*r/\.lock \(Is a directory\), which .* the run 'r'; make"):
+        run_training(tiny_config("tracking.backend=jsonl", f"run.storage={tmp_path}", "run.name=r"), pytest.fail)
+    with pytest.raises(UserError, match=r"cannot write .*r/\.lock \(Is a directory\)"):
+        prepare([], Preparation(tmp_path / "r"))
 
 
 def test_a_change_that_cannot_be_gone_on_with_leaves_the_record_as_it_was(tmp_path):

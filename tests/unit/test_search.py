@@ -7,7 +7,7 @@ import yaml
 
 import anysr
 from anysr.cost import cost, mean_macs
-from pipeline.config import load_config
+from pipeline.config_file import load_config
 from pipeline.errors import UserError
 from pipeline.run import run_training
 from pipeline.run_folder import RunFolder

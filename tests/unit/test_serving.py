@@ -98,9 +98,17 @@ def test_a_parameter_is_given_once():
         single_values([("scale", "2"), ("quality", "90"), ("scale", "3")])
 
 
-@pytest.mark.parametrize("wrong", [{"seconds": 0}, {"megabytes": float("nan")}, {"waiting": -1}, {"megapixels_in": -1}])
-def test_limits_are_checked(wrong):
-    with pytest.raises(ValueError, match="must be"):
+@pytest.mark.parametrize(
+    ("wrong", "allowed"),
+    [
+        ({"seconds": 0}, "--seconds must be positive and finite, got 0"),
+        ({"megabytes": float("nan")}, "--megabytes must be positive and finite, got nan"),
+        ({"waiting": -1}, "--waiting must be 0 or more, got -1"),
+        ({"megapixels_in": -1}, "--megapixels-in must be positive and finite, got -1"),
+    ],
+)
+def test_limits_are_checked(wrong, allowed):
+    with pytest.raises(ValueError, match=allowed):
         ServiceLimits(**wrong)
 
 

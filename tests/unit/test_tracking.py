@@ -1,16 +1,18 @@
 """What is written down and printed of a tracking server or database, by a client that connects to nothing."""
 
 import json
+import subprocess
 from unittest.mock import MagicMock
 
 import pytest
 
+from pipeline.evaluation.environment import short_commit
 from pipeline.registry.listing import print_versions
 from pipeline.registry.versions import open_registry
 from pipeline.run_folder import RunFolder
 from pipeline.search.search import Search
 from pipeline.search.space import load_space
-from pipeline.tracking import mlflow_run
+from pipeline.tracking import mlflow_run, versions
 from pipeline.tracking.evaluation_run import log_evaluation
 from pipeline.tracking.mlflow_run import MlflowRun, MlflowSink, with_password, without_password
 
@@ -79,3 +81,18 @@ def test_no_password_is_printed(connected, tmp_path, capsys):
     assert printed.count("//me@db:5432") == 2
     assert SECRET not in printed
     assert {*connected} == {DATABASE}
+
+
+def test_the_commit_is_that_of_this_code_alone(monkeypatch, tmp_path):
+    """Not that of a repository which it lies in; and a job is told it."""
+    identity = ("-c", "user.name=x", "-c", "user.email=x@x")
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    subprocess.run(["git", "-C", tmp_path, *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    (tmp_path / "anysr").mkdir()
+    given = {"": "unknown", "v1-of-a-long-name": "v1-of-a-long-name", f"{'0a' * 20}-dirty": f"{'0a' * 6}-dirty"}
+    monkeypatch.setattr(versions, "_ROOT", tmp_path / "anysr")
+    for told, short in given.items():
+        monkeypatch.setenv(versions.COMMIT_VARIABLE, told)
+        versions.git_commit.cache_clear()
+        assert short_commit() == short
+    versions.git_commit.cache_clear()

@@ -1,5 +1,8 @@
+import itertools
 import math
+import random
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import photo_folder
 from pipeline.data.samples import StepBatches
 from pipeline.errors import FatalError, UserError
+from pipeline.storage.s3 import _waits
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.train.checkpoints import Checkpoints, damage
 from pipeline.train.finite import FiniteWatch, NonFiniteLossError, OneWorkerError
@@ -47,6 +51,31 @@ def test_save_and_restore_give_the_identical_next_steps(batches, tmp_path):
     assert equal(resumed.model, straight.model)
     assert equal(resumed.ema, straight.ema)
     assert equal(anysr.load(tmp_path / "model.safetensors"), halfway.best_model)
+
+
+def test_a_checkpoint_with_states_of_pythons_and_numpys_generators_is_gone_on_with(batches, tmp_path):
+    """As earlier versions wrote them."""
+    config = tiny_config()
+    state, _ = run(config, batches, range(2))
+    state.save(tmp_path, config, [])
+    values = read_checkpoint(tmp_path)
+    name, keys, *rest = np.random.get_state(legacy=True)
+    version, internal, gauss = random.getstate()
+    values["rng"]["numpy"] = [name, torch.from_numpy(keys.astype(np.int64)), *rest]
+    values["rng"]["python"] = [version, list(internal), gauss]
+    torch.save(values, tmp_path / "state.pt")
+    resumed = TrainState.fresh(config, CPU)
+    resumed.restore(tmp_path, config)
+    assert resumed.step == 2
+    assert equal(resumed.model, state.model)
+
+
+def test_workers_of_one_seed_wait_for_s3_differently():
+    waits = []
+    for _ in range(2):
+        TrainState.fresh(tiny_config(), CPU)
+        waits.append(list(itertools.islice(_waits(), 4)))
+    assert waits[0] != waits[1]
 
 
 def test_accumulating_parts_gives_the_same_gradient(batches):

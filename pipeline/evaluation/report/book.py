@@ -16,7 +16,7 @@ from pipeline.evaluation.pictures import Picture, read_pictures
 from pipeline.evaluation.protocols import is_exact, mean_score
 from pipeline.evaluation.rows import Row
 from pipeline.evaluation.scales import Scale
-from pipeline.evaluation.upscalers import ANY_RESOURCE, ANY_SCALE, INTERPOLATION
+from pipeline.evaluation.upscalers import ANY_SCALE, INTERPOLATION, subject_of
 
 FIELD_SCALES = (Scale(2, 2), Scale(3, 3), Scale(4, 4))
 
@@ -130,9 +130,8 @@ class Book:
 
     @cached_property
     def subject(self) -> Model | None:
-        """The network that the report is about: the first by name with subnets, else the first by name."""
-        networks = [model for model in self.models if model.kind != INTERPOLATION]
-        return next(iter(self.of_kind(ANY_RESOURCE)), networks[0] if networks else None)
+        """The network that the report is about, see :func:`pipeline.evaluation.upscalers.subject_of`."""
+        return subject_of(self.models)
 
     @cached_property
     def originals(self) -> list[Model]:
