@@ -71,7 +71,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
         "model.encoder={kind: edsr, num_blocks: 4, channels: 28}",
         "model.decoder={kind: liif, hidden: 46, num_layers: 2, skip: bilinear}",
     ),
-    "random widths (shipped)": ("sampling.full_width_probability=0.2", "sampling.random_width_probability=0.2"),
+    "random widths": ("sampling.full_width_probability=0.2", "sampling.random_width_probability=0.2"),
     "sandwich": ("sampling.widths=sandwich",),
     "sandwich + distillation": ("sampling.widths=sandwich", "train.distillation=0.5"),
     "no interweaving": (PAPER, "model.interweave=null"),
