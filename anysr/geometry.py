@@ -203,27 +203,31 @@ def bilinear(image_BCHW: Tensor, queries: Queries) -> Tensor:
         (B, C, H, W) for a grid, (B, Q, C) for points.
     """
     if isinstance(queries, GridQueries):
-        return F.interpolate(image_BCHW, size=queries.size, mode="bilinear", align_corners=False)
+        return bilinear_rows(image_BCHW, queries.size, 0, queries.size[0])
     grid_B1Q2 = queries.coord.flip(-1).unsqueeze(1)
     sampled = F.grid_sample(image_BCHW.float(), grid_B1Q2, mode="bilinear", padding_mode="border", align_corners=False)
     return sampled[:, :, 0, :].transpose(1, 2)
 
 
 def bilinear_rows(image_BCHW: Tensor, size: tuple[int, int], top: int, bottom: int) -> Tensor:
-    """Rows [top, bottom) of :func:`bilinear` on a grid, float32, to the last bit the same on any number of threads."""
+    """Rows [top, bottom) of :func:`bilinear` on a grid, to the last bit the same on any number of threads.
+
+    At float32 coordinates, as the released networks sample, but for a grid of the image's own size; in float32, or in
+    float64 where the image is.
+    """
     rows = _between(image_BCHW, 2, size[0], top, bottom)
     return _between(rows, 3, size[1], 0, size[1])
 
 
 def _between(x_BCHW: Tensor, dim: int, num_pixels: int, first: int, last: int) -> Tensor:
     """Pixels [first, last) of one axis with ``num_pixels`` of them, each between two of ``x_BCHW``."""
-    length = x_BCHW.shape[dim]
-    device = x_BCHW.device
-    # Apple's GPUs know no float64.
-    places = torch.arange(first, last, dtype=torch.float64, device="cpu" if device.type == "mps" else device)
-    place = ((places + 0.5) * (length / num_pixels) - 0.5).clamp(0, length - 1)
-    lower, share = place.long().to(device), (place - place.floor()).float().to(device)
-    below, above = (x_BCHW.index_select(dim, i).float() for i in (lower, (lower + 1).clamp_max(length - 1)))
+    length, dtype = x_BCHW.shape[dim], torch.promote_types(x_BCHW.dtype, torch.float32)
+    if num_pixels == length:
+        return x_BCHW.narrow(dim, first, last - first).to(dtype)
+    centres = pixel_centres(num_pixels, x_BCHW.device)[first:last]
+    place = ((centres + 1) * (length / 2) - 0.5).clamp(0, length - 1)
+    lower, share = place.long(), place - place.floor()
+    below, above = (x_BCHW.index_select(dim, i).to(dtype) for i in (lower, (lower + 1).clamp_max(length - 1)))
     # Operation by operation: torch's own kernels round at the seams of their threads' parts in another way.
     return below + (above - below) * (share[:, None] if dim == 2 else share)
 
@@ -244,15 +248,16 @@ def checked_size(size: Sequence[int], what: str = "size must be (H, W)") -> tupl
 
 
 def _checked_scale(scale: float | Sequence[float], of: str = "") -> Pair:
+    given = tuple(scale) if np.iterable(scale) else (scale, scale)
     try:
-        values = tuple(float(v) for v in (scale if np.iterable(scale) else (scale, scale)))
+        values = () if any(isinstance(v, bool | str) for v in given) else tuple(float(v) for v in given)
     except (TypeError, ValueError, OverflowError):
         values = ()
-    if len(values) != 2 or isinstance(scale, bool | str):
+    if len(values) != 2:
         raise ValueError(f"scale must be a number or (s_h, s_w), got {scale!r}")
     if not all(1 <= v <= _LARGEST for v in values):
-        given = f"{scale!r}" + (f" ({of})" if of else "")
+        what = f"{scale!r}" + (f" ({of})" if of else "")
         raise ValueError(
-            f"scale must be at least 1 and at most {_LARGEST:,}, got {given}; to shrink an image use a resampler"
+            f"scale must be at least 1 and at most {_LARGEST:,}, got {what}; to shrink an image use a resampler"
         )
     return values[0], values[1]

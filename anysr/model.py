@@ -92,7 +92,8 @@ class AnySR(nn.Module):
             float32, whatever the type of the weights.
 
         Raises:
-            ValueError: a wrong shape, scale, size, subnet or tile; LIIF's coordinates that want gradients.
+            ValueError: a wrong shape, scale, size, subnet or tile; on a CPU, an ``lr`` that is not finite; LIIF's
+                coordinates that want gradients.
         """
         if not torch.is_grad_enabled() and coord is None:
             height, width = resolve_target(_check_images(lr), scale, size).size
@@ -268,6 +269,8 @@ def _untold(share: float) -> None:
 
 def _checked_coord(coord: Tensor, batch: int) -> Tensor:
     """(N, Q, 2) float32."""
+    if not isinstance(coord, Tensor):
+        raise ValueError(f"coord must be a tensor (N, Q, 2) of (y, x) in [-1, 1], got a {type(coord).__name__}")
     if coord.dim() != 3 or len(coord) != batch or coord.shape[2] != 2 or not coord.is_floating_point():
         raise ValueError(
             f"coord must be (N, Q, 2) floating-point (y, x) in [-1, 1] for {batch} images, got {coord.dtype} "
@@ -278,8 +281,13 @@ def _checked_coord(coord: Tensor, batch: int) -> Tensor:
 
 def _check_images(lr: Tensor) -> tuple[int, int]:
     """(h, w)."""
+    if not isinstance(lr, Tensor):
+        raise ValueError(f"lr must be a tensor (N, 3, h, w) of RGB in [0, 1], got a {type(lr).__name__}")
     if lr.dim() != 4 or lr.shape[1] != 3 or 0 in lr.shape:
         raise ValueError(f"lr must be (N, 3, h, w) with at least one pixel, got {tuple(lr.shape)}")
     if not lr.is_floating_point():
         raise ValueError(f"lr must be floating point RGB in [0, 1], got {lr.dtype}; divide 8-bit images by 255")
+    # On a CPU fused ReLUs would make zeros of NaN, and a plausible picture; elsewhere looking would wait for the GPU.
+    if lr.device.type == "cpu" and not torch.compiler.is_compiling() and not lr.isfinite().all():
+        raise ValueError("lr holds NaN or infinity; give finite RGB in [0, 1]")
     return lr.shape[2], lr.shape[3]

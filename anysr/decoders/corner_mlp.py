@@ -35,7 +35,10 @@ def corner_mlp(table_NK: Tensor, index_Q: Tensor, rel_Q2: Tensor, rel_2K: Tensor
     """
     if rel_Q2.requires_grad:
         raise ValueError("LIIF answers without gradients with respect to coord; give coord.detach()")
-    return cast(Tensor, _CornerMlp.apply(table_NK, index_Q, rel_Q2, rel_2K, *layers))
+    given = [table_NK, index_Q, rel_Q2, rel_2K, *layers]
+    if not torch.is_grad_enabled():  # the function is told whether they want gradients, not whether any are taken
+        given = [t.detach() for t in given]
+    return cast(Tensor, _CornerMlp.apply(*given))
 
 
 class _CornerMlp(torch.autograd.Function):
@@ -44,17 +47,19 @@ class _CornerMlp(torch.autograd.Function):
         dtype = table_NK.dtype
         weights, biases = ([t.to(dtype) for t in layers[part::2]] for part in (0, 1))
         rel_Q2, rel_2K = rel_Q2.to(dtype), rel_2K.to(dtype)
-        kept, answers = [], []
+        kept: list[Tensor] = []
+        answers, keeps = [], any(ctx.needs_input_grad)
         # An accelerator has no cache to stay in, and is the better filled the longer the blocks.
         step = 2 * block_pixels(table_NK) if table_NK.device.type == "cpu" else 2**20
         with torch.autocast(table_NK.device.type, enabled=False):
             hidden_layers = [FastLinear(w, b, "relu") for w, b in zip(weights[:-1], biases[:-1], strict=True)]
             for index, rel in zip(index_Q.split(step), rel_Q2.split(step), strict=True):
                 hidden = torch.relu_(table_NK.index_select(0, index).addmm_(rel, rel_2K))
-                kept.append(hidden)
+                activations = [hidden]
                 for layer in hidden_layers:
                     hidden = layer(hidden)
-                    kept.append(hidden)
+                    activations.append(hidden)
+                kept += activations if keeps else []
                 answers.append(F.linear(hidden, weights[-1], biases[-1]).float())
         ctx.save_for_backward(index_Q, rel_Q2, rel_2K, *weights, *kept)
         ctx.num_layers, ctx.num_rows = len(weights), len(table_NK)

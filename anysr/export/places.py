@@ -141,9 +141,12 @@ class Grid:
         return (index.double() + 0.5) * (lr_size / size) - 0.5
 
     def _between(self, image: Tensor, dim: int) -> Tensor:
-        place = self._places(dim).clamp(min=0).minimum(self.lr_sizes()[dim] - 1)
+        index, size, lr_size = self._axis(dim)
+        place = (_centres(index, size) + 1) * (lr_size / 2).float() - 0.5
+        place = torch.where(size == lr_size, index.float(), place)
+        place = place.clamp(min=0).minimum(lr_size.float() - 1)
         lower = place.long()
-        share = (place - lower).float().view([-1] + [1] * (1 - dim))
+        share = (place - lower).view([-1] + [1] * (1 - dim))
         below, above = self._take(image, dim, lower), self._take(image, dim, lower + 1)
         return below + (above - below) * share
 

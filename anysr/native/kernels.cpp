@@ -58,7 +58,7 @@ inline void store(Bf16* at, Vec x, int num) {
 }
 #endif
 inline Vec all(float x) { return _mm512_set1_ps(x); }
-inline Vec relu(Vec x) { return _mm512_max_ps(x, _mm512_setzero_ps()); }
+inline Vec relu(Vec x) { return _mm512_max_ps(_mm512_setzero_ps(), x); }  // NaN stays NaN
 
 // x Phi(x); erf as an odd rational function fitted on [0, sqrt 15], to 4e-7.
 inline Vec gelu(Vec x) {

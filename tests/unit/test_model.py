@@ -163,6 +163,9 @@ def test_a_file_comes_before_the_box_and_an_unknown_name_is_told_what_there_is(t
         ({"scale": 0.5}, "at least 1"),
         ({"scale": float("nan")}, "at least 1"),
         ({"scale": (2, 3, 4)}, "s_h, s_w"),
+        ({"scale": ("2", 3)}, "s_h, s_w"),
+        ({"scale": (2, True)}, "s_h, s_w"),
+        ({"scale": 2, "coord": [[[0.0, 0.0]]]}, "coord must be a tensor .*got a list"),
         ({"size": (0, 5)}, "numbers from 1 to"),
         ({"size": (3, 3)}, "over an input"),
         ({"scale": 2, "subnet": 7}, "0 … 2"),
@@ -176,9 +179,18 @@ def test_bad_requests_say_what_is_allowed(arguments, message):
         small_model()(torch.rand(1, 3, 6, 6), **arguments)
 
 
-@pytest.mark.parametrize("lr", [torch.rand(3, 6, 6), torch.rand(1, 1, 6, 6), torch.rand(1, 3, 0, 4)])
+@pytest.mark.parametrize("lr", [torch.rand(3, 6, 6), torch.rand(1, 1, 6, 6), torch.rand(1, 3, 0, 4), None])
 def test_bad_images_are_refused(lr):
     with pytest.raises(ValueError, match=r"\(N, 3, h, w\)"):
+        small_model()(lr, 2.0)
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_images_that_are_not_finite_are_refused(value, mode):
+    lr = torch.rand(1, 3, 6, 6)
+    lr[0, 1, 2, 3] = value
+    with mode(), pytest.raises(ValueError, match="lr holds NaN or infinity"):
         small_model()(lr, 2.0)
 
 
