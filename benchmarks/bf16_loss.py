@@ -18,6 +18,7 @@ from PIL import Image
 
 import anysr
 from anysr.metrics import psnr
+from pipeline.data.photos import hr_folder, list_photos
 from pipeline.evaluation.environment import processor, short_commit
 
 
@@ -29,6 +30,7 @@ def main() -> None:
     parser.add_argument("--scales", type=int, nargs="+", default=[2, 3, 4])
     parser.add_argument("--out", type=Path, default=Path("bf16_loss.csv"))
     args = parser.parse_args()
+    images = list_photos(hr_folder(args.images))
     with args.out.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(
@@ -38,7 +40,7 @@ def main() -> None:
             single = anysr.load(path).eval()
             half = copy.deepcopy(single).bfloat16()
             for scale in args.scales:
-                scores = np.array([scores_of(image, single, half, scale) for image in sorted(args.images.glob("*.*"))])
+                scores = np.array([scores_of(image, single, half, scale) for image in images])
                 mean = scores.mean(0)
                 row = [path.name, scale, len(scores), *mean.round(4), round(mean[0] - mean[1], 4)]
                 writer.writerow([*row, processor(), torch.__version__, short_commit()])

@@ -1,7 +1,8 @@
 r"""Score models on suites of images: one row per image, suite, scale, subnet and metric.
 
 Images are spread over workers on Ray: on the cluster at RAY_ADDRESS, else on one started here, which is gone
-afterwards. Started again, a stopped evaluation goes on.
+afterwards. Started again, a stopped evaluation goes on. Exit codes: 0, 1 if an image could not be scored, 2 if nothing
+was.
 
 Examples:
     python jobs/evaluate.py --local --model bicubic --suite Set5=data/Set5 --scales 2 3 4
@@ -29,7 +30,7 @@ from pipeline.evaluation.plan import METRICS, Candidate, Evaluation
 from pipeline.evaluation.protocols import PROTOCOLS
 from pipeline.evaluation.report.book import FIELD_SCALES, open_book
 from pipeline.evaluation.report.page import write_report
-from pipeline.evaluation.rows import Row, RowStore, open_rows
+from pipeline.evaluation.rows import OK, Row, RowStore, open_rows
 from pipeline.evaluation.run import evaluate, in_this_process
 from pipeline.evaluation.scales import BOUNDARIES, SWEEPS, Scale, named_sweeps, parse_scales
 from pipeline.evaluation.suites import open_suite
@@ -74,7 +75,7 @@ def main() -> int:
             print(f"report: {args.report}")
         if args.track:
             print(log_evaluation(args.tracking_uri, rows, folder, args.report))
-    return 0
+    return 0 if all(row.status == OK for row in rows) else 1
 
 
 def _evaluation(args: argparse.Namespace) -> Evaluation:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 import yaml
 from pydantic import (
@@ -24,6 +23,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.protocols import protocol_for
 from pipeline.evaluation.scales import Scale
 from pipeline.storage.places import S3Uri, parse_place
+from pipeline.tracking.uri import stripped
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -328,7 +328,7 @@ class TrackingConfig(Section):
     @field_validator("uri")
     @classmethod
     def _without_password(cls, value: str | None) -> str | None:
-        if value is not None and urlsplit(value).password:
+        if value is not None and stripped(value) != value:
             raise ValueError(
                 "tracking.uri holds a password, which every record of this run would show; give it in the environment "
                 "alone, as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD or in MLFLOW_TRACKING_URI"
@@ -365,14 +365,15 @@ class TrainingConfig(Section):
                 f"sampling.widths {self.sampling.widths!r} has no effect on a network of one scale group, nor has "
                 "train.distillation; set it to one, or give model.subnets several groups"
             )
-        for workers in range(self.ray.fewest_workers, self.ray.most_workers + 1):
-            parts = len(groups) if self.sampling.groups_per_step == "all" else 1
-            share = workers * self.train.accumulate * parts
+        parts = len(groups) if self.sampling.groups_per_step == "all" else 1
+        numbers = range(self.ray.fewest_workers, self.ray.most_workers + 1)
+        shares = [workers * self.train.accumulate * parts for workers in numbers]
+        for share in shares:
             if self.train.batch_size % share:
                 among = "ray.num_workers x train.accumulate" + (" x the scale groups" if parts > 1 else "")
                 raise ValueError(
                     f"train.batch_size {self.train.batch_size} does not divide among {among} = {share}; choose a "
-                    f"multiple of {share}"
+                    f"multiple of {math.lcm(*shares)}" + ("" if len(shares) == 1 else ", or fewer numbers of workers")
                 )
         if self.validation.crop_px is not None and self.validation.crop_px < self.smallest_validation_px:
             raise ValueError(

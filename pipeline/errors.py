@@ -14,6 +14,7 @@ _SECRETS = (
     "MLFLOW_TRACKING_TOKEN",
     "RAY_AUTH_TOKEN",
 )
+_PASSWORD_IN_QUERY = re.compile(r"(?i)(?<=[?&])(password|passwd|sslpassword|token)=[^&\s'\"]*")
 _PASSWORD_IN_URI = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]*(?=@)")
 
 
@@ -56,4 +57,4 @@ def without_secrets(text: str) -> str:
     for name in _SECRETS:
         if secret := os.environ.get(name):
             text = text.replace(secret, f"${name}")
-    return _PASSWORD_IN_URI.sub("***", text)
+    return _PASSWORD_IN_URI.sub("***", _PASSWORD_IN_QUERY.sub(r"\1=***", text))

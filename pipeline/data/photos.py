@@ -44,7 +44,7 @@ def hr_folder(folder: Path) -> Path:
 def list_photos(folder: Path) -> list[Path]:
     """Image files below a folder, in a fixed order.
 
-    Folders of LR images beside others (``LR_bicubic``, ``…_LR_…``) are left out.
+    Folders of LR images beside others (``LR_bicubic``, ``…_LR_…``) are left out, and what is hidden.
 
     Raises:
         UserError: the folder is missing or holds no image.
@@ -54,11 +54,17 @@ def list_photos(folder: Path) -> list[Path]:
             f"no folder of photos at {folder}; set data.train / data.validation, or leave them out to use "
             "the photos in the box"
         )
-    candidates = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    candidates = (
+        p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and not _is_hidden(p.relative_to(folder))
+    )
     found = sorted(p for p in candidates if p.is_file())
     if not found:
         raise UserError(f"{folder} holds no image; files ending in {', '.join(SUFFIXES)} are read")
     return [path for path in found if not _is_lr(path.relative_to(folder))] or found
+
+
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
 
 
 def _is_lr(path: Path) -> bool:

@@ -24,7 +24,7 @@ from pipeline.config import TrainingConfig
 from pipeline.errors import UserError, without_secrets
 from pipeline.storage.places import Place, parse_place
 from pipeline.storage.transfer import read_text
-from pipeline.tracking.uri import local_database, uri_or_default
+from pipeline.tracking.uri import local_database, stripped, uri_or_default
 from pipeline.tracking.versions import COMMIT_VARIABLE, git_commit
 
 REMOTE, REMOTE_HELP = "--remote", "RAY_ADDRESS is a tunnel's end on this machine"
@@ -134,7 +134,8 @@ def _authentication() -> dict[str, str]:
 def _follow(working_dir: str, entrypoint: Sequence[str], client: Mapping[str, str], own: bool) -> int:
     job = f"anysr-{secrets.token_hex(4)}"
     forwarded = {name: os.environ[name] for name in _FORWARDED if name in os.environ}
-    if urlsplit(forwarded.get("MLFLOW_TRACKING_URI", "")).password:
+    tracking = forwarded.get("MLFLOW_TRACKING_URI", "")
+    if stripped(tracking) != tracking:
         if not own:
             raise UserError(
                 "MLFLOW_TRACKING_URI holds a password, and Ray would write it down with the job; set it on the "

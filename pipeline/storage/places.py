@@ -59,7 +59,7 @@ def parse_place(text: str | Place) -> Place:
     if scheme[1].lower() != "s3":
         raise UserError(f"{scheme[1]}: is no place that can be read; give a path, file:/path or s3://bucket/key")
     bucket, _, key = text[len("s3://") :].partition("/")
-    if not _BUCKET.fullmatch(bucket):
+    if not text[len("s3:") :].startswith("//") or not _BUCKET.fullmatch(bucket):
         raise UserError(
             "an S3 place is written s3://bucket/key, where bucket has 3 to 63 small letters, digits, dots and hyphens; "
             "credentials come from the environment alone"

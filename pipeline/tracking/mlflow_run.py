@@ -8,7 +8,7 @@ import os
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 # A dead server must cost seconds, not minutes; nothing is to call home.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -29,7 +29,7 @@ from pipeline.storage.places import parse_place
 from pipeline.tracking.metric_log import Metric, MetricLog
 from pipeline.tracking.system_metrics import recorded_load
 from pipeline.tracking.tracker import SinkSpec
-from pipeline.tracking.uri import local_database, uri_or_default
+from pipeline.tracking.uri import is_database_server, local_database, stripped, uri_or_default
 from pipeline.tracking.versions import VersionFacts
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -102,9 +102,7 @@ class MlflowRun:
         existing = self._client.get_experiment_by_name(name)
         if existing is not None:
             return str(existing.experiment_id)
-        # A local database keeps artifacts beside itself; a server knows its own place for them.
-        database = local_database(self.uri)
-        location = None if database is None else (database.parent / "mlartifacts").as_uri()
+        location = self._artifact_location()
         try:
             return str(self._client.create_experiment(name, artifact_location=location))
         except MlflowException:
@@ -112,6 +110,16 @@ class MlflowRun:
             if raced is None:
                 raise
             return str(raced.experiment_id)
+
+    def _artifact_location(self) -> str | None:
+        """Beside a local database; where the runs are, of one elsewhere; an MLflow server knows its own."""
+        database, storage = local_database(self.uri), parse_place(self._config.run.storage)
+        if database is not None:
+            return (database.parent / "mlartifacts").as_uri()
+        if not is_database_server(self.uri):
+            return None
+        place = storage / "mlartifacts"
+        return place.resolve().as_uri() if isinstance(place, Path) else str(place)
 
     def describe(self) -> str:
         show = "" if local_database(self.uri) is None else f"; to look: mlflow ui --backend-store-uri {self.uri}"
@@ -168,8 +176,8 @@ def without_password(uri: str) -> str:
     What stays is written down in many places; each process finds the password in its own environment: MLflow's client
     that of a server, :func:`with_password` that of a database.
     """
-    stripped = _stripped(uri)
-    if stripped == uri:
+    public = stripped(uri)
+    if public == uri:
         return uri
     parts = urlsplit(uri)
     if parts.scheme.startswith("http"):
@@ -177,23 +185,13 @@ def without_password(uri: str) -> str:
         os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", unquote(parts.password or ""))
     else:
         os.environ["MLFLOW_TRACKING_URI"] = uri
-    return stripped
+    return public
 
 
 def with_password(uri: str) -> str:
     """What to connect to: the URI of a database with the password that this environment's MLFLOW_TRACKING_URI has."""
     named = os.environ.get("MLFLOW_TRACKING_URI", "")
-    return named if not uri.startswith("http") and _stripped(named) == uri else uri
-
-
-def _stripped(uri: str) -> str:
-    """The URI without its password; a server's also without the name, which goes with it."""
-    parts = urlsplit(uri)
-    if not parts.password:
-        return uri
-    credentials, _, host = parts.netloc.rpartition("@")
-    name = "" if parts.scheme.startswith("http") else f"{credentials.partition(':')[0]}@"
-    return urlunsplit(parts._replace(netloc=f"{name}{host}"))
+    return named if not uri.startswith("http") and stripped(named) == uri else uri
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:

@@ -4,11 +4,32 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+_SECRET_KEYS = ("password", "passwd", "sslpassword", "token")
 
 
 def uri_or_default(given: str | None, folder: Path = Path()) -> str:
     """``given``, else $MLFLOW_TRACKING_URI, else the database mlflow.db in ``folder``."""
     return given or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve()}/mlflow.db"
+
+
+def stripped(uri: str) -> str:
+    """The URI without its password, wherever it stands; a server's also without the name, which goes with it."""
+    parts = urlsplit(uri)
+    netloc = parts.netloc
+    if parts.password:
+        credentials, _, host = netloc.rpartition("@")
+        netloc = host if parts.scheme.startswith("http") else f"{credentials.partition(':')[0]}@{host}"
+    pairs = parts.query.split("&")
+    query = "&".join(pair for pair in pairs if pair.partition("=")[0].lower() not in _SECRET_KEYS)
+    unchanged = (netloc, query) == (parts.netloc, parts.query)
+    return uri if unchanged else urlunsplit(parts._replace(netloc=netloc, query=query))
+
+
+def is_database_server(uri: str) -> bool:
+    """Whether it is a database that is neither a file nor behind an MLflow server."""
+    return urlsplit(uri).scheme.partition("+")[0] in ("postgresql", "mysql", "mssql")
 
 
 def local_database(uri: str) -> Path | None:

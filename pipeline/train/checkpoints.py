@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from pipeline.storage.transfer import upload
 # Where --local keeps its checkpoints in a run's folder, and the file by which Ray Train finds its own.
 CHECKPOINTS, RAY_SNAPSHOT = "checkpoints", "checkpoint_manager_snapshot.json"
 _CHECKSUMS = "checksums.json"
+_STEP = re.compile(r"step_\d{9}")
 
 
 def fill_checkpoint(folder: Path, write: Callable[[Path], None], name: str) -> None:
@@ -83,7 +85,10 @@ class Checkpoints:
                     upload(file, target / file.name)
         else:
             _save_folder(target, write)
-        for old in self._steps()[: -self._keep]:
+        others = [place for place in self._steps() if place.name != target.name]
+        earlier = [place for place in others if place.name < target.name]
+        # Later ones are of a course that was given up, because they are damaged.
+        for old in (*earlier[: max(0, len(earlier) + 1 - self._keep)], *others[len(earlier) :]):
             _remove(old)
 
     @contextmanager
@@ -106,10 +111,10 @@ class Checkpoints:
 
     def _steps(self) -> Sequence[Place]:
         if isinstance(self._place, Path):
-            return sorted(self._place.glob("step_*"))
+            return sorted(place for place in self._place.glob("step_*") if _STEP.fullmatch(place.name))
         keys = [one.uri.key.removeprefix(f"{self._place.key}/") for one in s3.list_objects(self._place)]
         complete = {folder for folder, _, name in (key.partition("/") for key in keys) if name == _CHECKSUMS}
-        return [self._place / name for name in sorted(complete)]
+        return [self._place / name for name in sorted(complete) if _STEP.fullmatch(name)]
 
 
 def _save_folder(target: Path, write: Callable[[Path], None]) -> None:

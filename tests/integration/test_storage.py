@@ -99,7 +99,9 @@ def test_places(text, place):
     assert parse_place(text) == place
 
 
-@pytest.mark.parametrize("text", ["gs://bucket/x", "s3:///x", "s3://Key:secret@bucket/x", "file://host/x", "s3://b/x"])
+@pytest.mark.parametrize(
+    "text", ["gs://bucket/x", "s3:///x", "s3:/bucket/x", "s3://Key:secret@bucket/x", "file://host/x", "s3://b/x"]
+)
 def test_other_places_are_refused_in_one_line(text):
     with pytest.raises(UserError) as caught:
         parse_place(text)

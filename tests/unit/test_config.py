@@ -46,6 +46,7 @@ def test_the_resolved_configuration_reads_back_the_same():
         ("train.steps=abc", "valid integer"),
         ("train.batch_size=0", "greater than or equal to 1, got 0"),
         ("ray.num_workers=3", "choose a multiple of 3"),
+        ("ray.num_workers=[1, 8]", "= 3; choose a multiple of 840, or fewer numbers of workers"),
         ("data.queries_per_crop=1000000", "smallest HR crop"),
         ("sampling.group_weights=[1]", "1 values for 4 scale groups"),
         ("sampling={groups_per_step: all, group_weights: cost}", "no effect on groups_per_step"),
@@ -131,6 +132,13 @@ def test_a_run_may_be_called_by_a_number(name, tmp_path):
     assert load_config(path, ["run.name=null"]).run.name is None
 
 
+def test_keys_may_be_merged(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("run: {name: a}\ntracking: {<<: {experiment: e}, registered_model: r}\n")
+    assert load_config(path).tracking.experiment == "e"
+    assert load_config(path).run.name == "a"
+
+
 def test_a_key_given_twice_is_refused(tmp_path):
     path = tmp_path / "c.yaml"
     path.write_text("train: {steps: 5}\ntrain: {batch_size: 4}\n")
@@ -187,11 +195,14 @@ def test_addresses_of_this_machine_are_known(address, is_here, monkeypatch):
     assert submit.is_this_machine(address) == is_here
 
 
-def test_a_job_with_a_password_in_its_command_is_refused():
+@pytest.mark.parametrize("uri", ["http://me:secret@host:5000", "postgresql://me@host/x?password=secret"])
+def test_a_job_with_a_password_in_its_command_is_refused(uri):
     from pipeline.on_ray.submit import follow_job
 
     with pytest.raises(UserError, match="holds a password") as refused:
-        follow_job(ROOT, {}, "python", ["--tracking-uri", "http://me:secret@host:5000"], {})
+        follow_job(ROOT, {}, "python", ["--tracking-uri", uri], {})
+    with pytest.raises(UserError, match=r"tracking\.uri holds a password"):
+        load_config(None, [f"tracking.uri={uri}"])
     assert "secret" not in str(refused.value)
 
 

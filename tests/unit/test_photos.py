@@ -33,6 +33,8 @@ def test_of_a_data_set_the_hr_images_alone_are_trained_on(folder):
     (folder / "HR").mkdir()
     (folder / "LR_bicubic/X2").mkdir(parents=True)
     Image.fromarray(noise()).save(folder / "LR_bicubic/X2/0.png")
+    (folder / ".thumbnails").mkdir()
+    Image.fromarray(noise()).save(folder / ".thumbnails/0.png")
     assert len(list_photos(folder)) == 3
     assert len(list_photos(folder / "LR_bicubic")) == 1
     assert photo_folder(folder, "train") == folder / "HR"

@@ -6,6 +6,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from pipeline.config_file import load_config
 from pipeline.evaluation.environment import short_commit
 from pipeline.registry.listing import print_versions
 from pipeline.registry.versions import open_registry
@@ -49,6 +50,8 @@ def connected(monkeypatch):
         ("http://me:pw@host:5000/x", "http://host:5000/x"),
         ("sqlite:////a:b@c/mlflow.db", "sqlite:////a:b@c/mlflow.db"),
         ("http://host:5000", "http://host:5000"),
+        ("postgresql://me@db/mlflow?a=1&password=pw", "postgresql://me@db/mlflow?a=1"),
+        ("mysql://me:pw@db/mlflow?sslpassword=pw", "mysql://me@db/mlflow"),
     ],
 )
 def test_a_password_moves_to_the_environment(uri, stripped, monkeypatch):
@@ -57,6 +60,21 @@ def test_a_password_moves_to_the_environment(uri, stripped, monkeypatch):
         monkeypatch.delenv(f"MLFLOW_TRACKING_{name}")
     assert without_password(uri) == stripped
     assert with_password(stripped) == (stripped if uri.startswith("http") else uri)
+
+
+@pytest.mark.parametrize(
+    ("uri", "storage", "location"),
+    [
+        ("postgresql://me@db/mlflow", "/runs", "file:///runs/mlartifacts"),
+        ("mysql+pymysql://me@db/mlflow", "s3://bucket/runs", "s3://bucket/runs/mlartifacts"),
+        ("sqlite:////there/mlflow.db", "s3://bucket/runs", "file:///there/mlartifacts"),
+        ("http://server:5000", "/runs", None),
+    ],
+)
+def test_artifacts_lie_where_they_outlive_a_job(uri, storage, location):
+    run = MlflowRun.__new__(MlflowRun)
+    run.uri, run._config = uri, load_config(None, [f"run.storage={storage}"])
+    assert run._artifact_location() == location
 
 
 def test_a_search_hands_no_password_to_ray_tune(connected, tmp_path):

@@ -285,6 +285,16 @@ def test_a_failed_save_keeps_what_was_there(tmp_path):
     assert damage(target) is None
 
 
+def test_a_new_checkpoint_outlives_damaged_ones_of_later_steps(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (300, 400):
+        Checkpoints(tmp_path, keep=3).save(lambda folder: (folder / "a").write_text("old"), step)
+    (tmp_path / "step_000000400/a").write_text("cut")
+    (tmp_path / "step_zzz").mkdir()  # somebody else's
+    checkpoints.save(lambda folder: (folder / "a").write_text("new"), step=330)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000000330", "step_zzz"]
+
+
 def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=3)
     for step in (1, 2, 3):
@@ -299,5 +309,6 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_used(tmp_path):
         f"checkpoint {tmp_path}/step_000000002 is damaged (a is missing)",
     ]
     (tmp_path / "step_000000001/checksums.json").unlink()
+    (tmp_path / "step_zzz").mkdir()
     with pytest.raises(FatalError, match="every checkpoint of the run is damaged"), checkpoints.latest(said.append):
         pass
