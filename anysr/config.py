@@ -17,6 +17,24 @@ from anysr.fields import typed, typed_fields
 from anysr.interweave import InterweaveConfig
 from anysr.slimmable import channels_at
 
+_GROUP = "a group's scales must be [low, high], two finite numbers with 1 <= low < high"
+
+
+def checked_range(scales: Any, what: str) -> tuple[float, float]:
+    """The lowest and the highest scale of a range; ``what`` begins the refusal.
+
+    Raises:
+        ValueError: not two finite numbers with 1 <= low < high.
+    """
+    try:
+        low, high = scales
+        fitting = 1 <= low < high < math.inf
+    except (TypeError, ValueError):
+        fitting = False
+    if not fitting:
+        raise ValueError(f"{what}, got {scales!r}")
+    return low, high
+
 
 @dataclass(frozen=True)
 class SubnetConfig:
@@ -35,16 +53,7 @@ class SubnetConfig:
     decoder_width: float = 1.0
 
     def __post_init__(self) -> None:
-        try:
-            low, high = self.scales
-            fitting = 1 <= low < high < math.inf
-        except (TypeError, ValueError):
-            fitting = False
-        if not fitting:
-            raise ValueError(
-                f"a group's scales must be [low, high], two finite numbers with 1 <= low < high, got {self.scales!r}"
-            )
-        object.__setattr__(self, "scales", (low, high))
+        object.__setattr__(self, "scales", checked_range(self.scales, _GROUP))
         for name in ("encoder_width", "decoder_width"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}")

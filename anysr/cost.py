@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from anysr.config import checked_range
 from anysr.geometry import checked_size, resolve_target
 from anysr.model import AnySR, Subnet, SubnetChoice
 
@@ -97,7 +97,10 @@ def mean_macs(model: AnySR, lr_size: tuple[int, int] = (256, 256), scales: tuple
     factor = getattr(model.config.decoder, "factor", None)
     if factor is not None:
         return float(cost(model, lr_size, factor).macs)
-    low, high = _checked_range(scales or (model.subnets[0].scales[0], model.subnets[-1].scales[1]))
+    low, high = checked_range(
+        scales or (model.subnets[0].scales[0], model.subnets[-1].scales[1]),
+        "scales must be (lowest, highest), finite with 1 <= lowest < highest",
+    )
     edges = [low, *(s.scales[0] for s in model.subnets[1:] if low < s.scales[0] < high), high]
     total = 0.0
     for start, end in itertools.pairwise(edges):
@@ -108,14 +111,3 @@ def mean_macs(model: AnySR, lr_size: tuple[int, int] = (256, 256), scales: tuple
             decoder = model.decoder.macs(lr_size, target.size, subnet.decoder_channels)
             total += (encoder + decoder) * (end - start) / _POINTS_PER_GROUP
     return total / (high - low)
-
-
-def _checked_range(scales: tuple[float, float]) -> tuple[float, float]:
-    try:
-        low, high = scales
-        fitting = 1 <= low < high < math.inf
-    except (TypeError, ValueError):
-        fitting = False
-    if not fitting:
-        raise ValueError(f"scales must be (lowest, highest), finite with 1 <= lowest < highest, got {scales!r}")
-    return low, high

@@ -100,6 +100,7 @@ class AnySR(nn.Module):
             pieces = self.strips(lr, scale, size, subnet=subnet, tile=tile)
             return assemble(pieces, len(lr), (height, width), lr.device)
         target = resolve_target(_check_images(lr), scale, size)
+        _check_finite(lr)
         coord = None if coord is None else _checked_coord(coord, len(lr))
         chosen = self.subnet_for(subnet, target.largest_scale)
         grid = GridQueries(target.size, target.scale)
@@ -137,6 +138,7 @@ class AnySR(nn.Module):
             ValueError: as for :meth:`forward`, when the first strip is asked for.
         """
         target = resolve_target(_check_images(lr), scale, size)
+        _check_finite(lr)
         chosen = self.subnet_for(subnet, target.largest_scale)
         queries = GridQueries(target.size, target.scale)
         same, colour = self._at_inference_precision(), self.config.colour
@@ -287,7 +289,10 @@ def _check_images(lr: Tensor) -> tuple[int, int]:
         raise ValueError(f"lr must be (N, 3, h, w) with at least one pixel, got {tuple(lr.shape)}")
     if not lr.is_floating_point():
         raise ValueError(f"lr must be floating point RGB in [0, 1], got {lr.dtype}; divide 8-bit images by 255")
+    return lr.shape[2], lr.shape[3]
+
+
+def _check_finite(lr: Tensor) -> None:
     # On a CPU fused ReLUs would make zeros of NaN, and a plausible picture; elsewhere looking would wait for the GPU.
     if lr.device.type == "cpu" and not torch.compiler.is_compiling() and not lr.isfinite().all():
         raise ValueError("lr holds NaN or infinity; give finite RGB in [0, 1]")
-    return lr.shape[2], lr.shape[3]

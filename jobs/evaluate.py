@@ -1,8 +1,8 @@
 r"""Score models on suites of images: one row per image, suite, scale, subnet and metric.
 
 Images are spread over workers on Ray: on the cluster at RAY_ADDRESS, else on one started here, which is gone
-afterwards. Started again, a stopped evaluation goes on. Exit codes: 0, 1 if an image could not be scored, 2 if nothing
-was.
+afterwards. Started again, a stopped evaluation goes on. Exit status: 0; 1 if an image could not be scored; 2
+if the request cannot be met.
 
 Examples:
     python jobs/evaluate.py --local --model bicubic --suite Set5=data/Set5 --scales 2 3 4

@@ -14,7 +14,8 @@ _SECRETS = (
     "MLFLOW_TRACKING_TOKEN",
     "RAY_AUTH_TOKEN",
 )
-_PASSWORD_IN_QUERY = re.compile(r"(?i)(?<=[?&])(password|passwd|sslpassword|token)=[^&\s'\"]*")
+SECRET_QUERY_KEYS = ("password", "passwd", "sslpassword", "token")
+_PASSWORD_IN_QUERY = re.compile(rf"(?i)(?<=[?&])({'|'.join(SECRET_QUERY_KEYS)})=[^&\s'\"]*")
 _PASSWORD_IN_URI = re.compile(r"(?<=://)[^/\s:@]*:[^/\s@]*(?=@)")
 
 

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
-_SECRET_KEYS = ("password", "passwd", "sslpassword", "token")
+from pipeline.errors import SECRET_QUERY_KEYS
 
 
 def uri_or_default(given: str | None, folder: Path = Path()) -> str:
@@ -22,7 +22,7 @@ def stripped(uri: str) -> str:
         credentials, _, host = netloc.rpartition("@")
         netloc = host if parts.scheme.startswith("http") else f"{credentials.partition(':')[0]}@{host}"
     pairs = parts.query.split("&")
-    query = "&".join(pair for pair in pairs if pair.partition("=")[0].lower() not in _SECRET_KEYS)
+    query = "&".join(pair for pair in pairs if pair.partition("=")[0].lower() not in SECRET_QUERY_KEYS)
     unchanged = (netloc, query) == (parts.netloc, parts.query)
     return uri if unchanged else urlunsplit(parts._replace(netloc=netloc, query=query))
 
