@@ -147,6 +147,10 @@ class SamplingConfig(Section):
     """How often a step of the first group has exactly its lowest scale: at ×1 the answer is the input, which evenly
     drawn scales hardly teach."""
 
+    asymmetric_probability: Fraction = 0.0
+    """How often the two axes have factors of their own: the larger drawn from the group, the other from the lowest
+    scale up to it."""
+
     @model_validator(mode="after")
     def _used(self) -> SamplingConfig:
         if self.groups_per_step == "all" and self.group_weights is not None:
@@ -364,6 +368,11 @@ class TrainingConfig(Section):
             raise ValueError(
                 f"sampling.widths {self.sampling.widths!r} has no effect on a network of one scale group, nor has "
                 "train.distillation; set it to one, or give model.subnets several groups"
+            )
+        if self.factor is not None and self.sampling.asymmetric_probability:
+            raise ValueError(
+                f"sampling.asymmetric_probability {self.sampling.asymmetric_probability} has no effect on a network "
+                f"that enlarges by {self.factor} alone; set it to 0"
             )
         parts = len(groups) if self.sampling.groups_per_step == "all" else 1
         numbers = range(self.ray.fewest_workers, self.ray.most_workers + 1)

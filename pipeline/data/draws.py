@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import anysr
+from anysr.geometry import Pair
 from pipeline.config import TrainingConfig
 
 _GROUP_STREAM = 0  # of the independent random streams of one seed; those of crops are in samples.py
@@ -20,13 +21,18 @@ class Draw:
 
     Attributes:
         group: index of the scale group.
-        scale: one scale for all crops, inside the group.
+        scale: (s_h, s_w) of all crops; the larger is inside the group.
         subnets: indices of the networks trained on them, each once, widest first.
     """
 
     group: int
-    scale: float
+    scale: Pair
     subnets: tuple[int, ...]
+
+    def scale_text(self, digits: int) -> str:
+        """As in x2.50, or x2.50x1.30 (height x width)."""
+        height, width = (f"x{factor:.{digits}f}" for factor in self.scale)
+        return height if self.scale[0] == self.scale[1] else height + width
 
 
 class ScaleGroupSampler:
@@ -66,7 +72,10 @@ class ScaleGroupSampler:
             subnets = (int(rng.integers(len(self._groups))),)
         if group == 0 and rng.random() < self._config.sampling.lowest_scale_probability:
             scale = float(self._config.factor or low)
-        return Draw(group, scale, subnets)
+        if rng.random() < self._config.sampling.asymmetric_probability:
+            other = float(rng.uniform(self._groups[0].scales[0], scale))
+            return Draw(group, (scale, other) if rng.random() < 0.5 else (other, scale), subnets)
+        return Draw(group, (scale, scale), subnets)
 
     def expected_macs(self) -> float:
         """Multiply-adds of one crop's forward passes in a step, in the mean over all draws."""

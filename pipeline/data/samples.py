@@ -21,7 +21,7 @@ os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would call out at i
 from albumentations.augmentations.crops.functional import crop as cut
 from albumentations.augmentations.geometric.functional import d4
 
-from anysr.geometry import pixel_centres
+from anysr.geometry import Pair, pixel_centres
 from pipeline.config import TrainingConfig
 from pipeline.data.degradations import degraded
 from pipeline.data.degrade import resize_bicubic
@@ -57,7 +57,7 @@ class Batch:
         lr: (B, 3, c, c) uint8.
         coord: (B, Q, 2) float32, (y, x) in [-1, 1].
         target: (B, Q, 3) uint8, the HR pixels at ``coord``.
-        hr_px: side of the HR crop.
+        hr_size: (H, W) of the HR crop, flipped as ``lr`` is.
         names: the photos that were cut.
     """
 
@@ -65,7 +65,7 @@ class Batch:
     lr: Tensor
     coord: Tensor
     target: Tensor
-    hr_px: int
+    hr_size: tuple[int, int]
     names: tuple[str, ...]
 
     def to(self, device: torch.device) -> Batch:
@@ -102,7 +102,7 @@ class StepBatches(Dataset[tuple[Batch, ...]]):
 
     def _batch(self, step: int, draw: Draw, numbers: range) -> Batch:
         """The crops of the step's batch with these numbers."""
-        hr_px, count = round(self._crop_px * draw.scale), len(numbers)
+        hr_size, count = _hr_size(self._crop_px, draw.scale), len(numbers)
         # As they are made: colours together, all rows' coordinates before all columns'.
         lr = np.empty((count, self._crop_px, self._crop_px, 3), np.uint8)
         coord = np.empty((count, 2, self._num_queries), np.float32)
@@ -114,23 +114,25 @@ class StepBatches(Dataset[tuple[Batch, ...]]):
             rng.bit_generator.state = start
             rng.bit_generator.advance(index * _JUMP % 2**128)  # type: ignore[attr-defined]  # PCG64 has it
             number = self._photo(step * self._batch_size + index)
-            hr, symmetry = self._cut(rng, self._photos[number], hr_px)
-            places = _distinct_places(rng, hr_px * hr_px, self._num_queries)
+            hr, symmetry = self._cut(rng, self._photos[number], hr_size)
+            places = _distinct_places(rng, hr_size[0] * hr_size[1], self._num_queries)
             hr.reshape(-1, 3).take(places, axis=0, out=target_Q3, mode="clip")
             # Only the small LR crop is flipped, as LIIF does; of HR pixels it is enough to know where they went.
-            _flipped_coordinates(places, symmetry, hr_px, out=coord_2Q)
+            _flipped_coordinates(places, symmetry, hr.shape[:2], out=coord_2Q)
             # Last, because each fault draws as much as it needs.
             seen = degraded(hr, self._degradation, rng) if self._degradation.is_on else hr
             lr_cc3[:] = d4(resize_bicubic(seen, (self._crop_px, self._crop_px)), symmetry)
             names.append(self._photos.names[number])
         lr_BCHW, coord_BQ2 = torch.from_numpy(lr).permute(0, 3, 1, 2), torch.from_numpy(coord).transpose(1, 2)
-        return Batch(draw, lr_BCHW, coord_BQ2, torch.from_numpy(target), hr_px, tuple(names))
+        return Batch(draw, lr_BCHW, coord_BQ2, torch.from_numpy(target), hr_size, tuple(names))
 
-    def _cut(self, rng: np.random.Generator, photo: Pixels, side: int) -> tuple[Pixels, Any]:
-        """A square of the photo from anywhere, and how it is to be flipped."""
+    def _cut(self, rng: np.random.Generator, photo: Pixels, size: tuple[int, int]) -> tuple[Pixels, Any]:
+        """A piece of the photo from anywhere, and how it is to be flipped, after which it has this size."""
         y, x, flip = rng.random(3).tolist()
-        top, left = int(y * (photo.shape[0] - side + 1)), int(x * (photo.shape[1] - side + 1))
-        return np.ascontiguousarray(cut(photo, left, top, left + side, top + side)), _SYMMETRIES[int(8 * flip)]
+        symmetry = _SYMMETRIES[int(8 * flip)]
+        height, width = reversed(size) if _MOVES[symmetry][0] else size
+        top, left = int(y * (photo.shape[0] - height + 1)), int(x * (photo.shape[1] - width + 1))
+        return np.ascontiguousarray(cut(photo, left, top, left + width, top + height)), symmetry
 
     def _photo(self, position: int) -> int:
         """Every photo once per epoch, each epoch in an order of its own."""
@@ -149,6 +151,10 @@ def batches_from(dataset: StepBatches, steps: range, loader_processes: int) -> I
         pin_memory=torch.cuda.is_available(),
     )
     return iter(loader)
+
+
+def _hr_size(lr_crop_px: int, scale: Pair) -> tuple[int, int]:
+    return round(lr_crop_px * scale[0]), round(lr_crop_px * scale[1])
 
 
 def _distinct_places(rng: np.random.Generator, num_pixels: int, count: int) -> _Places:
@@ -172,13 +178,14 @@ def _runs(num_pixels: int, count: int) -> tuple[_Places, npt.NDArray[np.float32]
     return edges[:-1], np.diff(edges).astype(np.float32)
 
 
-def _flipped_coordinates(places_Q: _Places, symmetry: str, side: int, out: npt.NDArray[np.float32]) -> None:
-    """(2, Q) where the pixels of a square crop, by flat index, lie once the crop is flipped."""
-    centres = _centres(side)
-    rows_Q = places_Q // side
-    cols_Q = places_Q - rows_Q * side  # a third of what divmod takes
+def _flipped_coordinates(places_Q: _Places, symmetry: str, size: tuple[int, ...], out: npt.NDArray[np.float32]) -> None:
+    """(2, Q) where the pixels of a crop of this size, by flat index, lie once the crop is flipped."""
+    rows_Q = places_Q // size[1]
+    cols_Q = places_Q - rows_Q * size[1]  # a third of what divmod takes
     swapped, *reverse = _MOVES[symmetry]
-    for axis, index_Q in enumerate((cols_Q, rows_Q) if swapped else (rows_Q, cols_Q)):
+    axes = list(zip((rows_Q, cols_Q), size, strict=True))
+    for axis, (index_Q, length) in enumerate(reversed(axes) if swapped else axes):
+        centres = _centres(length)
         (centres[::-1] if reverse[axis] else centres).take(index_Q, out=out[axis], mode="clip")
 
 

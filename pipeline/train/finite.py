@@ -63,7 +63,7 @@ class FiniteWatch:
 
 def _described(batch: Batch) -> str:
     photos = ", ".join(sorted(set(batch.names)))
-    return f"group {batch.draw.group}, scale x{batch.draw.scale:.3f}, photos {photos}"
+    return f"group {batch.draw.group}, scale {batch.draw.scale_text(3)}, photos {photos}"
 
 
 def _refuse(seen: _Seen, loss: float, norm: float) -> None:

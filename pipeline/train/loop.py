@@ -130,7 +130,7 @@ def _validate(
 def _drawn(draw: Draw, config: TrainingConfig) -> str:
     full = len(config.model.subnets) - 1
     subnets = "+".join("full" if index == full else str(index) for index in draw.subnets)
-    return f"x{draw.scale:.2f} {subnets}"
+    return f"{draw.scale_text(2)} {subnets}"
 
 
 class _Meter:

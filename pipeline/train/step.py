@@ -82,9 +82,9 @@ def _backward(
 
 def _answer(model: nn.Module, batch: Batch, subnet: int, precision: str) -> Tensor:
     """(B, Q, 3) float32 in [0, 1]."""
-    lr, size = batch.lr.float() / 255, (batch.hr_px, batch.hr_px)
+    lr = batch.lr.float() / 255
     with torch.autocast(lr.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
-        sr: Tensor = model(lr, batch.draw.scale, size, subnet=subnet, coord=batch.coord)
+        sr: Tensor = model(lr, batch.draw.scale, batch.hr_size, subnet=subnet, coord=batch.coord)
     return sr.float()
 
 
@@ -96,7 +96,7 @@ def _parts(batch: Batch, count: int) -> Iterator[Batch]:
     size = len(batch.lr) // count
     for i in range(count):
         cut = slice(i * size, (i + 1) * size)
-        yield Batch(batch.draw, batch.lr[cut], batch.coord[cut], batch.target[cut], batch.hr_px, batch.names[cut])
+        yield Batch(batch.draw, batch.lr[cut], batch.coord[cut], batch.target[cut], batch.hr_size, batch.names[cut])
 
 
 def _gradient_sync(model: nn.Module, is_last: bool) -> AbstractContextManager[None]:

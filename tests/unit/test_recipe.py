@@ -46,7 +46,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def batch(cache):
-    return replace(dataset(tiny_config(), cache)[0][0], draw=Draw(1, 2.1, (3, 1, 0)), hr_px=25)
+    return replace(dataset(tiny_config(), cache)[0][0], draw=Draw(1, (2.1, 2.1), (3, 1, 0)), hr_size=(25, 25))
 
 
 def gradients(config, *batches, prepare=lambda model: None):
@@ -60,7 +60,7 @@ def gradients(config, *batches, prepare=lambda model: None):
 def test_a_sandwich_sums_the_gradients_of_its_networks(batch):
     config = tiny_config(*SANDWICH)
     together, loss = gradients(config, batch)
-    alone = [gradients(config, replace(batch, draw=Draw(1, 2.1, (i,)))) for i in batch.draw.subnets]
+    alone = [gradients(config, replace(batch, draw=Draw(1, (2.1, 2.1), (i,)))) for i in batch.draw.subnets]
     for name, gradient in together.items():
         torch.testing.assert_close(gradient, sum(one[name] for one, _ in alone), atol=1e-6, rtol=1e-4)
     assert loss == pytest.approx(np.mean([value for _, value in alone]))

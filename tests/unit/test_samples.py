@@ -5,10 +5,12 @@ from PIL import Image
 
 from anysr.config import PAPER_SUBNETS
 from anysr.geometry import pixel_centres
-from pipeline.data.draws import ScaleGroupSampler, crop_macs
+from pipeline.config_file import load_config
+from pipeline.data.draws import Draw, ScaleGroupSampler, crop_macs
 from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import photo_folder
 from pipeline.data.samples import StepBatches, _distinct_places, batches_from
+from pipeline.errors import UserError
 from tests.tiny import tiny_config
 
 
@@ -65,27 +67,31 @@ def test_a_step_of_all_groups_has_each_once_at_a_scale_of_its_own(photos):
         assert [batch.draw.group for batch in batches] == [0, 1, 2, 3]
         for batch in batches:
             low, high = PAPER_SUBNETS[batch.draw.group].scales
-            assert low <= batch.draw.scale <= high
-            assert batch.hr_px == round(batch.lr.shape[-1] * batch.draw.scale)
+            height, width = batch.draw.scale
+            assert low <= height == width <= high
+            assert batch.hr_size == (round(batch.lr.shape[-1] * height),) * 2
     photos_seen = [name for step in range(2) for batch in dataset[step] for name in batch.names]
     assert sorted(photos_seen) == sorted(photos.names * (16 // len(photos.names)))
 
 
+UP_TO_3 = "model.subnets=[{scales: [3, 3.0001]}]"  # as many queries as any crop has pixels
 ONE = ("train.distillation=0", "sampling.widths=one")
 
 
-@pytest.mark.parametrize("scale", [1, 1.5, 2, 3])
-def test_lr_and_targets_show_the_same_crop(photos, scale):
+@pytest.mark.parametrize("scale", [(1, 1), (1.5, 1.5), (2, 2), (3, 3), (1.5, 2.5), (3, 1)], ids=str)
+def test_lr_and_targets_show_the_same_crop(photos, scale, monkeypatch):
     """With every pixel of the HR crop queried: the LR crop is what Pillow makes of it, flipped as it is."""
-    side = int(12 * scale)
-    subnets = f"model.subnets=[{{scales: [{scale}, {scale + 1e-4}]}}]"
-    dataset = StepBatches(photos, tiny_config(f"data.queries_per_crop={side * side}", subnets, *ONE))
+    height, width = (int(12 * factor) for factor in scale)
+    dataset = StepBatches(photos, tiny_config(f"data.queries_per_crop={height * width}", UP_TO_3, *ONE))
+    monkeypatch.setattr(dataset.sampler, "draws", lambda step: (Draw(0, scale, (0,)),))
     seen = set()
     for (batch,) in (dataset[step] for step in range(8)):
-        assert batch.hr_px == side
+        assert batch.hr_size == (height, width)
         for lr, coord, target in zip(batch.lr, batch.coord, batch.target, strict=True):
-            rows, cols = (((coord[:, axis] + 1) * side / 2 - 0.5).round().long() for axis in (0, 1))
-            hr = np.zeros((side, side, 3), np.uint8)
+            rows, cols = (
+                ((coord[:, axis] + 1) * side / 2 - 0.5).round().long() for axis, side in enumerate((height, width))
+            )
+            hr = np.zeros((height, width, 3), np.uint8)
             hr[rows, cols] = target
             # Flipped back in each of the eight ways, shrunk and flipped again: axes are not quite alike to Pillow.
             flips = [(turns, mirror) for turns in range(4) for mirror in (False, True)]
@@ -121,7 +127,7 @@ def test_every_pixel_is_as_likely_to_be_queried():
 
 def test_queries_are_distinct_pixel_centres(photos):
     (batch,) = StepBatches(photos, tiny_config())[2]
-    centres = pixel_centres(batch.hr_px)
+    centres = pixel_centres(batch.hr_size[0])
     assert torch.isin(batch.coord, centres).all()
     for coord in batch.coord:
         assert len(torch.unique(coord, dim=0)) == 64
@@ -143,7 +149,7 @@ def test_draws_keep_to_their_group_and_follow_the_weights():
     draws = [paper.draws(step)[0] for step in range(4000)]
     for draw in draws:
         low, high = PAPER_SUBNETS[draw.group].scales
-        assert low <= draw.scale <= high
+        assert low <= draw.scale[0] == draw.scale[1] <= high
         assert draw.group == 0 or draw.subnets == (draw.group,)
     assert np.mean([draw.group == 3 for draw in draws]) == pytest.approx(5 / 8, abs=0.03)
     first = [draw.subnets for draw in draws if draw.group == 0]
@@ -159,8 +165,30 @@ def test_some_steps_train_any_network_and_some_the_lowest_scale():
     for index in range(4):
         drawn = np.mean([draw.subnets == (index,) for draw in draws if draw.group == 2])
         assert drawn == pytest.approx(0.5 * (index == 2) + 0.125, abs=0.05)
-    assert np.mean([draw.scale == 1 for draw in draws if draw.group == 0]) == pytest.approx(0.2, abs=0.04)
-    assert all(draw.scale > 1.7 for draw in draws if draw.group > 0)
+    assert np.mean([draw.scale == (1, 1) for draw in draws if draw.group == 0]) == pytest.approx(0.2, abs=0.04)
+    assert all(draw.scale[0] > 1.7 for draw in draws if draw.group > 0)
+
+
+def test_some_draws_have_a_factor_for_each_axis():
+    draws = [sampler("sampling.asymmetric_probability=0.4").draws(step)[0] for step in range(4000)]
+    apart = [draw for draw in draws if draw.scale[0] != draw.scale[1]]
+    assert len(apart) / len(draws) == pytest.approx(0.4, abs=0.03)
+    assert np.mean([draw.scale[0] > draw.scale[1] for draw in apart]) == pytest.approx(0.5, abs=0.05)
+    for draw in apart:
+        low, high = PAPER_SUBNETS[draw.group].scales
+        assert low <= max(draw.scale) <= high
+        assert 1 <= min(draw.scale) <= max(draw.scale)
+    assert min(min(draw.scale) for draw in apart if draw.group == 3) < 1.1
+    # All else is as without: the draw is the last of a step's random numbers.
+    without = [sampler().draws(step)[0] for step in range(50)]
+    assert [(max(draw.scale), draw.group, draw.subnets) for draw in draws[:50]] == [
+        (draw.scale[0], draw.group, draw.subnets) for draw in without
+    ]
+
+
+def test_a_network_of_one_factor_has_no_asymmetric_draws():
+    with pytest.raises(UserError, match=r"asymmetric_probability 0\.1 has no effect on a network that enlarges by 2"):
+        load_config(None, ["model=edsr-baseline-x2", "sampling.asymmetric_probability=0.1"])
 
 
 @pytest.mark.parametrize(
