@@ -80,6 +80,7 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "encoder only": (PAPER, ENCODER_ONLY, "model.width_multiple=4"),
     "own width only": (),
     "all groups each step": ("sampling.groups_per_step=all",),
+    "all groups, some asymmetric": ("sampling.groups_per_step=all", "sampling.asymmetric_probability=0.1"),
     "pair": ("sampling.widths=pair",),
     "weights by cost": (PAPER, "sampling.group_weights=cost"),
 }
