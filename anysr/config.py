@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from anysr.colour import ColourConfig
-from anysr.decoders import DECODERS, DecoderConfig, LiifConfig, SrnoConfig
+from anysr.decoders import DECODERS, DecoderConfig, EcbsrConfig, LiifConfig, PixelShuffleConfig, SrnoConfig
 from anysr.encoders import ENCODERS, EdsrConfig, EncoderConfig
 from anysr.fields import typed, typed_fields
 from anysr.interweave import InterweaveConfig
@@ -117,6 +117,11 @@ class ModelConfig:
         """What narrowed channels of encoder and decoder are multiples of; SRNO keeps whole heads."""
         heads = self.decoder.head_channels if isinstance(self.decoder, SrnoConfig) else 1
         return self.width_multiple, math.lcm(self.width_multiple, heads)
+
+    @property
+    def fixed_factor(self) -> int | None:
+        """The only enlargement that the network makes; None for a network of any scale."""
+        return self.decoder.factor if isinstance(self.decoder, PixelShuffleConfig | EcbsrConfig) else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the inverse of :meth:`from_dict`."""

@@ -76,8 +76,9 @@ def cost(
 def typical_scale(model: AnySR, subnet: Subnet) -> float:
     """A round scale that a subnet serves, to tell its cost at: the network's factor, else a whole one if there is."""
     low, high = subnet.scales
-    factor = getattr(model.config.decoder, "factor", None)
-    return factor or next((s for s in (4.0, 3.0, 2.0, 1.5) if low <= s < high or s == high == 4.0), low)
+    return model.config.fixed_factor or next(
+        (s for s in (4.0, 3.0, 2.0, 1.5) if low <= s < high or s == high == 4.0), low
+    )
 
 
 def mean_macs(model: AnySR, lr_size: tuple[int, int] = (256, 256), scales: tuple[float, float] | None = None) -> float:
@@ -94,7 +95,7 @@ def mean_macs(model: AnySR, lr_size: tuple[int, int] = (256, 256), scales: tuple
         ValueError: a size that is none, or scales that are not finite with 1 <= lowest < highest.
     """
     lr_size = checked_size(lr_size, "lr_size must be (h, w)")
-    factor = getattr(model.config.decoder, "factor", None)
+    factor = model.config.fixed_factor
     if factor is not None:
         return float(cost(model, lr_size, factor).macs)
     low, high = checked_range(

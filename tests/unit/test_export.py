@@ -55,7 +55,7 @@ def network(name, **changes):
 
 
 def scales_of(model):
-    factor = getattr(model.config.decoder, "factor", None)
+    factor = model.config.fixed_factor
     return SCALES if factor is None else [(float(factor), float(factor))]
 
 
@@ -81,7 +81,7 @@ def test_onnx_answers_as_the_network(other):
     model, subnet, path = other
     compare(Upscaler(path), model, subnet)
     inputs = {value.name for value in onnxruntime.InferenceSession(path).get_inputs()}
-    assert inputs == ({"lr"} if getattr(model.config.decoder, "factor", None) else {"lr", "scale"})
+    assert inputs == ({"lr"} if model.config.fixed_factor else {"lr", "scale"})
 
 
 def test_every_subnet_and_the_choice_among_them(exported):
