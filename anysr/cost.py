@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,8 +57,11 @@ def cost(
     """Cost of enlarging one image of ``lr_size`` (h, w) by ``scale`` with a subnet.
 
     Raises:
+        TypeError: not a network.
         ValueError: a size, scale or subnet that there is not.
     """
+    if not isinstance(model, torch.nn.Module):  # or what torch.compile made of it
+        raise TypeError(f"cost is told of a network, as of anysr.build or anysr.load, got {reprlib.repr(model)}")
     lr_size = checked_size(lr_size, "lr_size must be (h, w)")
     target = resolve_target(lr_size, scale, None)
     chosen = model.subnet_for(subnet, target.largest_scale)

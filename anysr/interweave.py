@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from anysr.fast_conv import fast_conv3x3
+from anysr.fields import set_typed
 from anysr.geometry import Pair, pair_tensor
 from anysr.slimmable import SlimConv2d, prefix
 
@@ -34,6 +35,7 @@ class InterweaveConfig:
     parity_sign: bool = False
 
     def __post_init__(self) -> None:
+        set_typed(self, "interweave")
         if self.interval < 1:
             raise ValueError(f"interweave.interval must be at least 1 channel, got {self.interval}")
 
