@@ -8,7 +8,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from anysr.fast_conv import fast_conv3x3
 from anysr.fields import set_typed
@@ -143,7 +142,6 @@ class _Mean(torch.autograd.Function):
         return x_BCHW.mean(dim=(2, 3))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_BC: Tensor) -> Tensor:
         pixels = ctx.shape[2] * ctx.shape[3]
         return (grad_BC / pixels)[..., None, None].expand(ctx.shape)

@@ -98,7 +98,8 @@ class AnySR(nn.Module):
 
         Raises:
             ValueError: a wrong shape, scale, size, subnet or tile; on a CPU, an ``lr`` that is not finite; LIIF's
-                coordinates that want gradients.
+                coordinates that want gradients. LIIF's gradients cannot be differentiated again: with
+                ``create_graph=True`` the backward pass raises it.
         """
         if not torch.is_grad_enabled() and coord is None:
             height, width = resolve_target(_check_images(lr), scale, size).size
