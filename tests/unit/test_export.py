@@ -104,6 +104,16 @@ def compare(upscaler, model, subnet):
             assert np.abs(given - expected).max() < TOLERANCE / 10, (height, width, scale)
 
 
+def test_a_link_in_the_place_of_the_runtime_is_replaced(tmp_path):
+    victim, folder = tmp_path / "victim", tmp_path / "onnx"
+    victim.write_text("mine")
+    folder.mkdir()
+    (folder / "anysr_runtime.py").symlink_to(victim)
+    list(export_folder(network("ecbsr-m4c16-x2"), folder, "onnx", "x"))
+    assert victim.read_text() == "mine"
+    assert {path.name for path in folder.iterdir()} == {"anysr_runtime.py", "manifest.json", "subnet0.onnx"}
+
+
 def test_strips_are_the_whole(exported, monkeypatch):
     check_strips(Upscaler(exported[1]), 2.3, monkeypatch)
 
