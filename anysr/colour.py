@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from anysr.constants import constants
-from anysr.fields import typed
+from anysr.fields import set_typed
 
 _Row = tuple[float, float, float, float]
 Affine = tuple[_Row, _Row, _Row]
@@ -45,13 +45,10 @@ class ColourConfig:
     to_encoder: Affine | None = None
 
     def __post_init__(self) -> None:
-        for name in ("to_network", "to_rgb", "to_encoder"):
-            if name == "to_encoder" and self.to_encoder is None:
-                continue
-            rows = typed(getattr(self, name), Affine, f"colour.{name}")
-            if not all(math.isfinite(value) for row in rows for value in row):
+        set_typed(self, "colour")
+        for name, rows in vars(self).items():
+            if not all(math.isfinite(value) for row in rows or () for value in row):
                 raise ValueError(f"colour.{name} must hold finite numbers, got {rows}")
-            object.__setattr__(self, name, rows)
 
 
 # Mean colour of DIV2K's training images (EDSR's and RCAN's released code), which work on 0 ... 255.

@@ -7,13 +7,13 @@ import itertools
 import math
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from anysr.colour import ColourConfig
-from anysr.decoders import DECODERS, DecoderConfig, LiifConfig, SrnoConfig
+from anysr.decoders import DECODERS, DecoderConfig, EcbsrConfig, LiifConfig, PixelShuffleConfig, SrnoConfig
 from anysr.encoders import ENCODERS, EdsrConfig, EncoderConfig
-from anysr.fields import typed, typed_fields
+from anysr.fields import set_typed, typed, typed_fields
 from anysr.interweave import InterweaveConfig
 from anysr.slimmable import channels_at
 
@@ -54,6 +54,7 @@ class SubnetConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "scales", checked_range(self.scales, _GROUP))
+        set_typed(self, "subnets")
         for name in ("encoder_width", "decoder_width"):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in (0, 1], got {getattr(self, name)}")
@@ -92,10 +93,11 @@ class ModelConfig:
     colour: ColourConfig = field(default_factory=ColourConfig)
 
     def __post_init__(self) -> None:
-        for name, kinds in _PARTS.items():
-            object.__setattr__(self, name, _typed_part(getattr(self, name), kinds, f"model.{name}"))
-        groups = (_typed_part(s, SubnetConfig, f"model.subnets[{i}]") for i, s in enumerate(_groups(self.subnets)))
-        object.__setattr__(self, "subnets", tuple(groups))
+        for name, classes in _PARTS.items():
+            _check_part(getattr(self, name), classes, f"model.{name}")
+        for i, group in enumerate(_groups(self.subnets)):
+            _check_part(group, SubnetConfig, f"model.subnets[{i}]")
+        object.__setattr__(self, "subnets", tuple(self.subnets))
         object.__setattr__(self, "width_multiple", typed(self.width_multiple, int, "model.width_multiple"))
         if not self.subnets:
             raise ValueError("subnets must hold at least one group; one group of width 1 is the plain network")
@@ -117,6 +119,11 @@ class ModelConfig:
         """What narrowed channels of encoder and decoder are multiples of; SRNO keeps whole heads."""
         heads = self.decoder.head_channels if isinstance(self.decoder, SrnoConfig) else 1
         return self.width_multiple, math.lcm(self.width_multiple, heads)
+
+    @property
+    def fixed_factor(self) -> int | None:
+        """The only enlargement that the network makes; None for a network of any scale."""
+        return self.decoder.factor if isinstance(self.decoder, PixelShuffleConfig | EcbsrConfig) else None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, the inverse of :meth:`from_dict`."""
@@ -171,19 +178,18 @@ def _read(cls: Any, values: Any, where: str) -> Any:
     """A part from plain values, each of which must be of the type that its field declares."""
     _check_mapping(values, where)
     check_keys(values, (f.name for f in fields(cls)), where)
-    given = typed_fields(cls, values, where)
-    try:
-        return cls(**given)
-    except TypeError as error:  # a field without a default is missing
-        raise ValueError(f"{where}: {error}") from error
+    needed = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
+    if needed:
+        raise ValueError(f"{where} must hold {', '.join(needed)}, got {reprlib.repr(dict(values))}")
+    return cls(**typed_fields(cls, values, where))  # its class would name the key less fully
 
 
-def _typed_part(part: Any, classes: Any, where: str) -> Any:
-    """A part as if it were read: what is made by hand may hold values of any type."""
+def _check_part(part: Any, classes: Any, where: str) -> None:
+    if isinstance(part, Mapping):  # in a configuration made by hand
+        raise ValueError(f"{where} is a mapping of plain values; ModelConfig.from_dict and anysr.build read those")
     if not isinstance(part, classes):
         null = ", or null" if isinstance(None, classes) else ""
         raise ValueError(f"{where} must be a mapping of its values{null}, got {reprlib.repr(part)}")
-    return None if part is None else _read(type(part), vars(part), where)
 
 
 def _groups(subnets: Any) -> Sequence[Any]:

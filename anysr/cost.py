@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,8 +57,11 @@ def cost(
     """Cost of enlarging one image of ``lr_size`` (h, w) by ``scale`` with a subnet.
 
     Raises:
+        TypeError: not a network.
         ValueError: a size, scale or subnet that there is not.
     """
+    if not isinstance(model, torch.nn.Module):  # or what torch.compile made of it
+        raise TypeError(f"cost is told of a network, as of anysr.build or anysr.load, got {reprlib.repr(model)}")
     lr_size = checked_size(lr_size, "lr_size must be (h, w)")
     target = resolve_target(lr_size, scale, None)
     chosen = model.subnet_for(subnet, target.largest_scale)
@@ -76,8 +80,9 @@ def cost(
 def typical_scale(model: AnySR, subnet: Subnet) -> float:
     """A round scale that a subnet serves, to tell its cost at: the network's factor, else a whole one if there is."""
     low, high = subnet.scales
-    factor = getattr(model.config.decoder, "factor", None)
-    return factor or next((s for s in (4.0, 3.0, 2.0, 1.5) if low <= s < high or s == high == 4.0), low)
+    return model.config.fixed_factor or next(
+        (s for s in (4.0, 3.0, 2.0, 1.5) if low <= s < high or s == high == 4.0), low
+    )
 
 
 def mean_macs(model: AnySR, lr_size: tuple[int, int] = (256, 256), scales: tuple[float, float] | None = None) -> float:
@@ -94,7 +99,7 @@ def mean_macs(model: AnySR, lr_size: tuple[int, int] = (256, 256), scales: tuple
         ValueError: a size that is none, or scales that are not finite with 1 <= lowest < highest.
     """
     lr_size = checked_size(lr_size, "lr_size must be (h, w)")
-    factor = getattr(model.config.decoder, "factor", None)
+    factor = model.config.fixed_factor
     if factor is not None:
         return float(cost(model, lr_size, factor).macs)
     low, high = checked_range(

@@ -7,7 +7,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from anysr.fast_linear import can_pack, has_fast_bf16
 from anysr.native.fused import conv3x3, gradient_parts, parts_for, weight_gradient
@@ -85,13 +84,15 @@ class _TrainedConv3x3(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, y = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         if ctx.relu:
             grad = torch.ops.aten.threshold_backward(grad, y, 0)
         sizes = [len(weight)], [1, 1], [1, 1], [1, 1], False, [0, 0], 1
+        if torch.is_grad_enabled():  # to be differentiated again, which the kernels cannot be
+            wanted = list(ctx.needs_input_grad[:3])
+            return *torch.ops.aten.convolution_backward(grad, x, weight, *sizes, wanted), None, None
         wanted = [ctx.needs_input_grad[0], False, False]
         grad_x = torch.ops.aten.convolution_backward(grad, x, weight, *sizes, wanted)[0] if wanted[0] else None
         grad_weight, grad_bias = weight_gradient(_pixels(x), _pixels(grad), 9, ctx.parts)

@@ -28,6 +28,12 @@ def typed_fields(cls: Any, values: Mapping[str, Any], where: str) -> dict[str, A
     return {name: typed(value, kinds[name], f"{where}.{name}") for name, value in values.items()}
 
 
+def set_typed(config: Any, where: str) -> None:
+    """Give the fields of a frozen dataclass, made by hand, their types; arguments and errors as for typed_fields."""
+    for name, value in typed_fields(type(config), vars(config), where).items():
+        object.__setattr__(config, name, value)
+
+
 def typed(value: Any, kind: Any, where: str) -> Any:
     """One value; arguments and errors as for :func:`typed_fields`."""
     try:

@@ -27,16 +27,20 @@ def is_same_file(a: Path, b: Path) -> bool:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, suffix: str = ".partial") -> Iterator[Path]:
     """A file to fill while the block runs, which then takes the place of ``path``; if the block fails, it is removed.
 
     A link at ``path`` is replaced, not followed. The name of the file in between is short, for
     names of any length, and new, so that nobody can lay a link there.
 
+    Args:
+        path: of the file.
+        suffix: of the name in between, for writers that insist on theirs.
+
     Raises:
         OSError: the file cannot be written; names ``path``.
     """
-    partial = path.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}.partial"
+    partial = path.parent / f"{PARTIAL_PREFIX}{secrets.token_hex(8)}{suffix}"
     try:
         yield partial
         partial.replace(path)

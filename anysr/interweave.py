@@ -8,9 +8,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from anysr.fast_conv import fast_conv3x3
+from anysr.fields import set_typed
 from anysr.geometry import Pair, pair_tensor
 from anysr.slimmable import SlimConv2d, prefix
 
@@ -34,6 +34,7 @@ class InterweaveConfig:
     parity_sign: bool = False
 
     def __post_init__(self) -> None:
+        set_typed(self, "interweave")
         if self.interval < 1:
             raise ValueError(f"interweave.interval must be at least 1 channel, got {self.interval}")
 
@@ -141,7 +142,6 @@ class _Mean(torch.autograd.Function):
         return x_BCHW.mean(dim=(2, 3))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_BC: Tensor) -> Tensor:
         pixels = ctx.shape[2] * ctx.shape[3]
         return (grad_BC / pixels)[..., None, None].expand(ctx.shape)

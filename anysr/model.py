@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
+import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -57,6 +58,10 @@ class AnySR(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        if not isinstance(config, ModelConfig):
+            raise TypeError(
+                f"AnySR takes a ModelConfig, got {reprlib.repr(config)}; anysr.build takes names and mappings, too"
+            )
         self.config = config
         self.encoder: Encoder = ENCODERS[config.encoder.kind][1](config.encoder, config.interweave)
         self.decoder: Decoder = DECODERS[config.decoder.kind][1](config.decoder, self.encoder.out_channels)
@@ -93,7 +98,8 @@ class AnySR(nn.Module):
 
         Raises:
             ValueError: a wrong shape, scale, size, subnet or tile; on a CPU, an ``lr`` that is not finite; LIIF's
-                coordinates that want gradients.
+                coordinates that want gradients. LIIF's gradients cannot be differentiated again: with
+                ``create_graph=True`` the backward pass raises it.
         """
         if not torch.is_grad_enabled() and coord is None:
             height, width = resolve_target(_check_images(lr), scale, size).size

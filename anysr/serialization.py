@@ -31,11 +31,12 @@ def save(model: AnySR, path: str | os.PathLike[str], *, half: bool = False) -> N
         half: store float32 weights as float16, at half the size; :func:`load` gives float32 again.
 
     Raises:
-        TypeError: not such a network.
-        ValueError: with ``half``, a weight that float16 cannot hold.
+        TypeError: not such a network, or not a path.
+        ValueError: a path that is not ``*.safetensors``; with ``half``, a weight that float16 cannot hold.
     """
-    model = _unwrapped(model)
-    target = Path(path)
+    model, target = _unwrapped(model), _path(path)
+    if target.suffix != ".safetensors":
+        raise ValueError(f"model files are safetensors and named so, *.safetensors, got {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
     # One key: the format does not keep the order of several, and equal networks are to be equal files.
     description = {"format": _FORMAT, "config": model.config.to_dict()} | ({"widen": True} if half else {})
@@ -57,15 +58,17 @@ def load(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> An
 
     Raises:
         FileNotFoundError: there is no such file or name.
-        ValueError: the file is cut short, is of no known kind, would run code, or its weights do not
-            fit (missing, unexpected and mis-shaped keys are listed).
+        TypeError: not a path.
+        ValueError: torch knows no such device; the file is cut short, is of no known kind, would run code, or its
+            weights do not fit (missing, unexpected and mis-shaped keys are listed).
     """
-    if not Path(path).is_file():
+    place = _device(device)
+    if not _path(path).is_file():
         if str(path) not in list_pretrained():
             raise FileNotFoundError(f"no model file at {path}; in the box: {', '.join(list_pretrained())}")
         path = pretrained_file(str(path))
     model = load_released(path) if is_pickle(path) else _load_own(path)
-    return model.to(device).eval()
+    return model.to(place).eval()
 
 
 def list_pretrained() -> list[str]:
@@ -76,6 +79,19 @@ def list_pretrained() -> list[str]:
 def pretrained_file(name: str) -> Path:
     """The model file of a network in the box."""
     return _PRETRAINED / f"{name}.safetensors"
+
+
+def _path(path: Any) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"a model file is given by its path, a text or pathlib's, got {reprlib.repr(path)}")
+    return Path(path)
+
+
+def _device(device: Any) -> torch.device:
+    try:
+        return torch.device(device)
+    except (RuntimeError, TypeError):
+        raise ValueError(f'device must be one of torch\'s, such as "cpu" or "cuda:0", got {device!r}') from None
 
 
 def _unwrapped(model: Any) -> AnySR:

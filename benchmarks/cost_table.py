@@ -52,7 +52,7 @@ def _cell(model: AnySR, scale: float) -> str:
 
 def _published_row(name: str) -> None:
     model = _on_paper(name)
-    factor = getattr(model.config.decoder, "factor", None)
+    factor = model.config.fixed_factor
     cells = [f"{anysr.cost(model, LR_SIZE, s).macs / 1e9:.0f}" if factor in (None, s) else "–" for s in SCALES]
     params = anysr.cost(model, LR_SIZE, factor or 2.0).params / 1e6
     print(f"| {name} | {params:.2f} | {' | '.join(cells)} |")

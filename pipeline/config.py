@@ -400,7 +400,7 @@ class TrainingConfig(Section):
     @property
     def factor(self) -> int | None:
         """The one factor of a fixed-scale network; None for any scale."""
-        return getattr(self.model.decoder, "factor", None)
+        return self.model.fixed_factor
 
     @property
     def scales(self) -> tuple[float, ...]:

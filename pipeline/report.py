@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from anysr import AnySR
+from anysr.files import whole_file
 from pipeline.config import ValidationConfig
 from pipeline.data.degrade import lr_hr_pair, resize_bicubic
 from pipeline.data.photos import Pixels
@@ -85,7 +86,8 @@ def plot_psnr(path: Path, scores: Sequence[Score], config: ValidationConfig) -> 
     for axes in (top, bottom):
         axes.grid(alpha=0.3)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with whole_file(path, ".png") as partial:
+        figure.savefig(partial, dpi=120)
     plt.close(figure)
 
 
@@ -105,7 +107,8 @@ def crop_sheet(path: Path, model: AnySR, photos: Photos, scales: Sequence[float]
             shown = Image.fromarray(crop).resize((_SHOWN_PX, _SHOWN_PX), Image.Resampling.NEAREST)
             sheet.paste(shown, (column * (_SHOWN_PX + 4), top))
         draw.text((4, top + _SHOWN_PX + 3), f"x{scale:g}", fill="black", font=font)
-    sheet.save(path)
+    with whole_file(path, ".png") as partial:
+        sheet.save(partial)
 
 
 @torch.inference_mode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -65,7 +65,7 @@ def collect_jobs(inputs: Sequence[str], output: str, suffix: str | None) -> tupl
                     "folders of their own"
                 )
     jobs = [Job(source, target, out, is_kept=True) for target, source in found.items()]
-    _check_keep_sources(jobs)
+    check_keep_sources([(job.source, job.target) for job in jobs])
     return jobs, _told(unread)
 
 
@@ -95,9 +95,8 @@ def _single(inputs: Sequence[str], out: Path, suffix: str | None) -> Job:
     sources = [pair[0] for text in inputs for pair in _expand(text, out)]
     if len(sources) != 1:
         raise ValueError(f"-o {shown(out)} is one image, but there are {len(sources)} to enlarge; give a folder")
-    job = Job(sources[0], out, out.parent, is_kept=False)
-    _check_keep_sources([job])
-    return job
+    check_keep_sources([(sources[0], out)])
+    return Job(sources[0], out, out.parent, is_kept=False)
 
 
 def _expand(text: str, out: Path, onerror: Callable[[OSError], None] | None = None) -> Iterator[tuple[Path, Path]]:
@@ -200,8 +199,18 @@ def result_name(source: PurePath, suffix: str | None) -> str:
     return stem + (suffix or _FALLBACK_SUFFIX)
 
 
-def _check_keep_sources(jobs: Sequence[Job]) -> None:
-    sources = {job.source.resolve() for job in jobs}
-    for job in jobs:
-        if job.target.resolve() in sources or is_same_file(job.source, job.target):
-            raise ValueError(f"{shown(job.target)} would replace an image that is to be enlarged; choose another -o")
+def check_keep_sources(places: Sequence[tuple[Hashable, Hashable]]) -> None:
+    """Refuse results that would replace an image; of each the image and its result, paths or addresses.
+
+    Raises:
+        ValueError: one would.
+    """
+    sources = {_resolved(source) for source, _ in places}
+    for source, target in places:
+        is_same = isinstance(source, Path) and isinstance(target, Path) and is_same_file(source, target)
+        if is_same or _resolved(target) in sources:
+            raise ValueError(f"{shown(target)} would replace an image that is to be enlarged; choose another -o")
+
+
+def _resolved(place: Hashable) -> Hashable:
+    return place.resolve() if isinstance(place, Path) else place

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.decoders.grid import Rows, assemble
+from anysr.fields import set_typed
 from anysr.geometry import GridQueries, Pair, PointQueries, Queries, scale_of
 from anysr.slimmable import SlimConv2d
 
@@ -48,6 +49,7 @@ class ArbSrConfig:
     bottleneck: int = 8
 
     def __post_init__(self) -> None:
+        set_typed(self, "decoder")
         if self.bottleneck < 1:
             raise ValueError(f"decoder.bottleneck must be at least 1, got {self.bottleneck}")
 

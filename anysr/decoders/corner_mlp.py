@@ -13,7 +13,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from anysr.decoders.grid import block_pixels
 from anysr.fast_linear import FastLinear
@@ -31,7 +30,7 @@ def corner_mlp(table_NK: Tensor, index_Q: Tensor, rel_Q2: Tensor, rel_2K: Tensor
         layers: weight, bias, weight, bias, …, the last to 3 channels.
 
     Raises:
-        ValueError: a gradient is wanted of ``rel_Q2``.
+        ValueError: a gradient is wanted of ``rel_Q2``; later, one of gradients.
     """
     if rel_Q2.requires_grad:
         raise ValueError("LIIF answers without gradients with respect to coord; give coord.detach()")
@@ -67,8 +66,9 @@ class _CornerMlp(torch.autograd.Function):
         return torch.cat(answers)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_Q3: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # torch's once_differentiable lets torch.autograd.grad leave terms out
+            raise ValueError("LIIF's gradients cannot be differentiated again; take them without create_graph=True")
         index_Q, rel_Q2, rel_2K, *saved = ctx.saved_tensors
         count = ctx.num_layers
         weights, kept = saved[:count], saved[count:]

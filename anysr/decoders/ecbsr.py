@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from anysr.decoders.fixed_scale import answer, by_image, check_factor, in_strips, luma
 from anysr.decoders.grid import Rows
 from anysr.decoders.vdsr import bicubic
+from anysr.fields import set_typed
 from anysr.geometry import GridQueries, Queries
 
 # Sobel along x and y, and the Laplacian, per channel.
@@ -49,10 +50,11 @@ class EcbsrConfig:
     collapsed: bool = False
 
     def __post_init__(self) -> None:
-        if min(self.num_blocks, self.channels) < 1 or self.factor < 2 or self.colours not in (1, 3):
+        set_typed(self, "decoder")
+        if min(self.num_blocks, self.channels) < 1 or self.factor < 2:
             raise ValueError(
-                "decoder.num_blocks and channels must be at least 1, factor at least 2 and colours 1 or 3, got "
-                f"{self.num_blocks}, {self.channels}, {self.factor} and {self.colours}"
+                "decoder.num_blocks and channels must be at least 1 and factor at least 2, got "
+                f"{self.num_blocks}, {self.channels} and {self.factor}"
             )
 
     @property

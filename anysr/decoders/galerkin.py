@@ -14,7 +14,6 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from anysr.fast_linear import FastLinear
 from anysr.slimmable import SlimConv2d, prefix
@@ -61,9 +60,10 @@ class _Standardise(torch.autograd.Function):
         return x * inverse
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         x, deviation, inverse = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again, which what was saved does not know of
+            deviation, inverse = _deviation(x)
         along = (x * grad).sum(-1, keepdim=True) * inverse.square()
         # Where the deviation vanishes so does x, and with it the second term.
         along = along / (deviation * (x.shape[-1] - 1)).clamp_min(torch.finfo(x.dtype).tiny)

@@ -32,6 +32,7 @@ from anysr.decoders.grid import (
 )
 from anysr.fast_conv import fast_conv3x3
 from anysr.fast_linear import FastLinear
+from anysr.fields import set_typed
 from anysr.geometry import (
     AxisCorners,
     GridQueries,
@@ -70,8 +71,7 @@ class LiifConfig:
     fade_in: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.skip not in ("none", "bilinear"):
-            raise ValueError(f'decoder.skip must be "none" or "bilinear", got {self.skip!r}')
+        set_typed(self, "decoder")
         if self.hidden < 1 or self.num_layers < 1:
             raise ValueError(
                 f"decoder.hidden and decoder.num_layers must be at least 1, got {self.hidden} and {self.num_layers}"

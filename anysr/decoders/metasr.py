@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anysr.decoders.grid import Rows, Strip, assemble, block_pixels, conv3x3_rows, strip_rows, strips
+from anysr.fields import set_typed
 from anysr.geometry import AxisCorners, GridQueries, Pair, PointQueries, Queries, axis_containing, pixel_centres
 from anysr.slimmable import SlimLinear, prefix
 
@@ -37,6 +38,7 @@ class MetaSrConfig:
     hidden: int = 256
 
     def __post_init__(self) -> None:
+        set_typed(self, "decoder")
         if self.hidden < 1:
             raise ValueError(f"decoder.hidden must be at least 1, got {self.hidden}")
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from anysr.decoders.fixed_scale import answer, by_image, check_factor, in_strips
 from anysr.decoders.grid import Rows
+from anysr.fields import set_typed
 from anysr.geometry import GridQueries, Queries
 from anysr.slimmable import SlimConv2d
 
@@ -32,6 +33,7 @@ class PixelShuffleConfig:
     factor: int = 2
 
     def __post_init__(self) -> None:
+        set_typed(self, "decoder")
         if self.factor not in (2, 3, 4, 8):
             raise ValueError(f"decoder.factor must be 2, 3, 4 or 8, got {self.factor}")
 

@@ -22,6 +22,7 @@ from anysr.decoders.galerkin import Galerkin, Moments, PreparedMix
 from anysr.decoders.grid import CORNERS, Rows, assemble, block_pixels
 from anysr.decoders.srno_fused import FUSED_HEAD, KEPT_BYTES, FusedSrno
 from anysr.fast_linear import FastLinear
+from anysr.fields import set_typed
 from anysr.geometry import (
     GridQueries,
     Pair,
@@ -54,6 +55,7 @@ class SrnoConfig:
     num_blocks: int = 2
 
     def __post_init__(self) -> None:
+        set_typed(self, "decoder")
         if self.head_channels < 2 or self.num_blocks < 1:
             raise ValueError(
                 "decoder.head_channels must be at least 2 and decoder.num_blocks at least 1, got "

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from anysr.decoders.fixed_scale import answer, by_image, in_strips, luma
 from anysr.decoders.grid import Rows
+from anysr.fields import set_typed
 from anysr.geometry import GridQueries, Queries
 from anysr.slimmable import SlimConv2d
 
@@ -38,10 +39,10 @@ class VdsrConfig:
     colours: Literal[1, 3] = 1
 
     def __post_init__(self) -> None:
-        if self.num_layers < 2 or self.hidden < 1 or self.colours not in (1, 3):
+        set_typed(self, "decoder")
+        if self.num_layers < 2 or self.hidden < 1:
             raise ValueError(
-                "decoder.num_layers must be at least 2, hidden at least 1 and colours 1 or 3, got "
-                f"{self.num_layers}, {self.hidden} and {self.colours}"
+                f"decoder.num_layers must be at least 2 and hidden at least 1, got {self.num_layers} and {self.hidden}"
             )
 
     @property

@@ -9,9 +9,10 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from anysr.encoders.adaption import ScaleAdaption, adapt, make_adaptions
+from anysr.encoders.adaption import ScaleAdaption, adapt, check_adapt_every, make_adaptions
 from anysr.encoders.tiles import Progress, Tile, new_map, sweep
 from anysr.fast_conv import fast_conv3x3
+from anysr.fields import set_typed
 from anysr.geometry import Pair
 from anysr.interweave import Interweave, InterweaveConfig, gated_conv3x3, gated_weights
 from anysr.slimmable import SlimConv2d, prefix
@@ -39,6 +40,7 @@ class EdsrConfig:
     adapt_every: int = 0
 
     def __post_init__(self) -> None:
+        set_typed(self, "encoder")
         if self.num_blocks < 1 or self.channels < 1 or self.adapt_every < 0:
             raise ValueError(
                 "encoder.num_blocks and encoder.channels must be at least 1 and adapt_every at least 0, got "
@@ -48,6 +50,7 @@ class EdsrConfig:
             raise ValueError(f"encoder.block_channels must be at least 1, or null, got {self.block_channels}")
         if not math.isfinite(self.residual_scale):
             raise ValueError(f"encoder.residual_scale must be a finite number, got {self.residual_scale}")
+        check_adapt_every(self.adapt_every, self.num_blocks, "num_blocks")
 
     @property
     def slim_channels(self) -> int:

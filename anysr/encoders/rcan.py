@@ -8,9 +8,10 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from anysr.encoders.adaption import ScaleAdaption, adapt, make_adaptions
+from anysr.encoders.adaption import ScaleAdaption, adapt, check_adapt_every, make_adaptions
 from anysr.encoders.tiles import Progress, Tile, new_map, sweep
 from anysr.fast_conv import fast_conv3x3
+from anysr.fields import set_typed
 from anysr.geometry import Pair
 from anysr.interweave import Interweave, InterweaveConfig, gated_conv3x3, gated_weights
 from anysr.slimmable import SlimConv2d, prefix
@@ -40,6 +41,7 @@ class RcanConfig:
     adapt_every: int = 0
 
     def __post_init__(self) -> None:
+        set_typed(self, "encoder")
         sizes = (self.num_groups, self.num_blocks, self.channels, self.reduction)
         if min(sizes) < 1 or self.reduction > self.channels or self.adapt_every < 0:
             raise ValueError(
@@ -48,6 +50,7 @@ class RcanConfig:
             )
         if self.block_channels is not None and self.block_channels < 1:
             raise ValueError(f"encoder.block_channels must be at least 1, or null, got {self.block_channels}")
+        check_adapt_every(self.adapt_every, self.num_groups, "num_groups")
 
     @property
     def slim_channels(self) -> int:

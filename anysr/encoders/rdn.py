@@ -9,9 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysr.encoders.adaption import ScaleAdaption, adapt, make_adaptions
+from anysr.encoders.adaption import ScaleAdaption, adapt, check_adapt_every, make_adaptions
 from anysr.encoders.tiles import Progress, Tile, Window, new_map, sweep
 from anysr.fast_conv import fast_conv3x3
+from anysr.fields import set_typed
 from anysr.geometry import Pair
 from anysr.interweave import Interweave, InterweaveConfig, one_by_one
 from anysr.slimmable import SegmentConv2d, SlimConv2d
@@ -44,6 +45,7 @@ class RdnConfig:
     adapt_every: int = 0
 
     def __post_init__(self) -> None:
+        set_typed(self, "encoder")
         if min(self.num_blocks, self.growth, self.channels) < 1 or self.num_convs < 4 or self.adapt_every < 0:
             raise ValueError(
                 "encoder.num_blocks, growth and channels must be at least 1, num_convs at least 4 and adapt_every at "
@@ -56,8 +58,7 @@ class RdnConfig:
                 'encoder.narrow_growth must be at most growth where columns is "own", got '
                 f"{self.narrow_growth} and {self.growth}"
             )
-        if self.columns not in ("prefix", "own"):
-            raise ValueError(f'encoder.columns must be "prefix" or "own", got {self.columns!r}')
+        check_adapt_every(self.adapt_every, self.num_blocks, "num_blocks")
 
     @property
     def slim_channels(self) -> int:

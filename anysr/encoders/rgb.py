@@ -8,6 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from anysr.encoders.tiles import Progress, Tile
+from anysr.fields import set_typed
 from anysr.geometry import Pair
 from anysr.interweave import InterweaveConfig
 
@@ -19,6 +20,9 @@ class RgbConfig:
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012
 
     kind: Literal["rgb"] = "rgb"
+
+    def __post_init__(self) -> None:
+        set_typed(self, "encoder")
 
     @property
     def slim_channels(self) -> int:

@@ -51,7 +51,7 @@ def check_answers(model: AnySR, subnet: int, answer: Answer, what: str) -> float
 
 def _scales(model: AnySR, subnet: int) -> Iterator[Pair]:
     """×1, a pair that the subnet serves, and beyond what it was trained for."""
-    factor = getattr(model.config.decoder, "factor", None)
+    factor = model.config.fixed_factor
     if factor is not None:
         yield float(factor), float(factor)
         return

@@ -14,7 +14,7 @@ _LR_SIZE = (256, 256)
 
 def describe_subnet(model: AnySR, index: int, name: str) -> dict[str, Any]:
     """Plain values: which network, which of its subnets, and what a runtime has to know of it."""
-    subnet, factor = model.subnets[index], getattr(model.config.decoder, "factor", None)
+    subnet, factor = model.subnets[index], model.config.fixed_factor
     scale = typical_scale(model, subnet)
     spent = cost(model, _LR_SIZE, scale, index)
     return {

@@ -38,7 +38,7 @@ class Answer(nn.Module):
     def __init__(self, network: AnySR) -> None:
         super().__init__()
         self.colour, self.decoder = network.config.colour, graph_of(network.decoder)
-        self.factor = getattr(network.config.decoder, "factor", None)
+        self.factor = network.config.fixed_factor
 
     def forward(
         self, lr: Tensor, scale: Tensor, size: Tensor, rows: Tensor | None, window: Tensor | None, *prepared: Tensor

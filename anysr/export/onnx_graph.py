@@ -47,7 +47,7 @@ def build_graph(network: AnySR) -> ir.Model:
 
 
 def _scale_of(network: AnySR) -> tuple[float, float]:
-    factor = getattr(network.config.decoder, "factor", None)
+    factor = network.config.fixed_factor
     return _EXAMPLE_SCALE if factor is None else (float(factor), float(factor))
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import logging
-import secrets
-import shutil
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +20,7 @@ import anysr_runtime
 from anysr.export.check import check_answers
 from anysr.export.description import FORMAT, KEY, describe_subnet
 from anysr.export.network import Enlarge
-from anysr.files import PARTIAL_PREFIX, write_whole
+from anysr.files import whole_file, write_whole
 from anysr.geometry import Pair
 from anysr.model import AnySR
 from anysr.serialization import save
@@ -53,7 +51,7 @@ def export_folder(model: AnySR, folder: Path, kind: Format, name: str) -> Iterat
         yield path, export_file(model, subnet.index, path, kind, name)
         subnets.append({"file": path.name, **describe_subnet(model, subnet.index, name)})
     if kind == "onnx":
-        shutil.copyfile(anysr_runtime.__file__, folder / "anysr_runtime.py")
+        write_whole(folder / "anysr_runtime.py", Path(anysr_runtime.__file__).read_bytes())
         write_whole(
             folder / MANIFEST, json.dumps({"format": FORMAT, "name": name, "subnets": subnets}, indent=2).encode()
         )
@@ -68,7 +66,8 @@ def export_file(model: AnySR, subnet: int, path: Path, kind: Format, name: str) 
     model = copy.deepcopy(model).cpu().float().eval()  # files hold float32, whatever the network was kept in
     network = model.extract(model.subnets[subnet].index).fuse()
     about = describe_subnet(model, subnet, name)
-    with _whole_file(path) as partial:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path, f".{kind}") as partial:
         return _WRITERS[kind](model, subnet, network, partial, about)
 
 
@@ -127,19 +126,6 @@ def _session_options() -> Any:
     options.log_severity_level = 3
     options.intra_op_num_threads = torch.get_num_threads()
     return options
-
-
-@contextmanager
-def _whole_file(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` to write to, which takes its place in the end and is removed on an error."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # torch insists on a file's ending.
-    partial = path.with_name(f"{PARTIAL_PREFIX}{secrets.token_hex(8)}{path.suffix}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Profile, EXIF, XMP and resolution: what is carried from a photo to its enlargement, and what must not be.
+"""Profile, EXIF, XMP, IPTC and resolution: what is carried from a photo to its enlargement, and what must not be.
 
 An enlargement is stored upright, so the orientation is reset; its thumbnail would show the old size.
 Tags that describe the old file's layout (strips, tiles, compression) are left behind: only those that
@@ -8,6 +8,7 @@ describe the photo are carried.
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import replace
 from typing import Any
 
@@ -41,6 +42,7 @@ _PIXEL_SIZE = (_BASE.ExifImageWidth, _BASE.ExifImageHeight)
 _SPACES = {1: b"GRAY", 3: b"RGB ", 4: b"CMYK"}
 _INCH, _CENTIMETRE = 2, 3
 _MIN_PROFILE_BYTES = 128  # the header of an ICC profile
+_IPTC_RESOURCE = 0x0404  # of Photoshop's, in whose segment of a JPEG IPTC's records lie
 _MAX_EXIF_BYTES = 65_533 - 6  # what fits into a JPEG's segment
 
 
@@ -59,7 +61,15 @@ def collect_metadata(exif: Image.Exif, info: dict[Any, Any]) -> Metadata:
         _valid_dpi(info.get("dpi")) or _exif_dpi(exif),
         _carried_xmp(info.get("xmp")),
         comment if isinstance(comment, bytes) and comment else None,
+        _carried_iptc(info.get("photoshop")),
     )
+
+
+def iptc_segment(iptc: bytes) -> bytes:
+    """The segment of a JPEG that holds IPTC's records, with its marker."""
+    resource = struct.pack(">4sHHI", b"8BIM", _IPTC_RESOURCE, 0, len(iptc)) + iptc + b"\0" * (len(iptc) % 2)
+    content = b"Photoshop 3.0\0" + resource
+    return b"\xff\xed" + struct.pack(">H", 2 + len(content)) + content
 
 
 def fitting_icc(icc: bytes | None, channels: int) -> bytes | None:
@@ -124,6 +134,11 @@ def _carried_xmp(packet: Any) -> bytes | None:
     if not isinstance(packet, bytes) or not packet or _XMP_OF_MORE.search(packet):
         return None
     return _with_number(packet.rstrip(b"\0"), _XMP_ORIENTATION, 1)
+
+
+def _carried_iptc(resources: Any) -> bytes | None:
+    iptc = resources.get(_IPTC_RESOURCE) if isinstance(resources, dict) else None
+    return iptc if isinstance(iptc, bytes) and iptc else None
 
 
 def _with_number(xmp: bytes, names: tuple[bytes, ...], value: int) -> bytes:

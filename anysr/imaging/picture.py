@@ -30,6 +30,7 @@ class Metadata:
         dpi: pixels per inch, (x, y).
         xmp: XMP packet, upright.
         comment: of a JPEG or GIF.
+        iptc: captions, keywords and credits of a JPEG, as IPTC's records.
         colours: what a PNG says of its colours beside a profile: cICP, sRGB, gAMA, cHRM.
         texts: of a PNG.
     """
@@ -39,6 +40,7 @@ class Metadata:
     dpi: tuple[float, float] | None = None
     xmp: bytes | None = None
     comment: bytes | None = None
+    iptc: bytes | None = None
     colours: tuple[Chunk, ...] = ()
     texts: tuple[Chunk, ...] = ()
 

@@ -12,12 +12,12 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from anysr.files import write_whole
-from anysr.imaging.metadata import exif_with_dpi, fitting_icc, with_size
+from anysr.imaging.metadata import exif_with_dpi, fitting_icc, iptc_segment, with_size
 from anysr.imaging.picture import Metadata, Picture, Pixels, to_8_bits
 from anysr.imaging.png import are_srgb, with_chunks
 from anysr.imaging.tiff import encode_tiff
 
-_MAX_JPEG_XMP, _MAX_JPEG_COMMENT = 65_533 - 29, 65_533  # bytes that fit into a segment
+_MAX_JPEG_XMP, _MAX_JPEG_COMMENT, _MAX_JPEG_IPTC = 65_533 - 29, 65_533, 65_533 - 27  # bytes that fit into a segment
 _QUALITY = 95
 
 
@@ -136,6 +136,9 @@ def _fitted_metadata(metadata: Metadata, spec: Format) -> tuple[Metadata, list[s
     if metadata.comment is not None and (spec.name != "JPEG" or len(metadata.comment) > _MAX_JPEG_COMMENT):
         lost.append(f"its comment was left out: {spec.name} holds none" + " so long" * (spec.name == "JPEG"))
         metadata = replace(metadata, comment=None)
+    if metadata.iptc is not None and (spec.name != "JPEG" or len(metadata.iptc) > _MAX_JPEG_IPTC):
+        lost.append(f"its IPTC was left out: {spec.name} is written with none" + " so long" * (spec.name == "JPEG"))
+        metadata = replace(metadata, iptc=None)
     if spec.name != "PNG":
         if metadata.texts:
             lost.append(f"its texts were left out: {spec.name} holds none of PNG's")
@@ -201,8 +204,10 @@ def _encode_png(picture: Picture) -> bytes:
 def _encode_jpeg(picture: Picture, quality: int) -> bytes:
     # Chroma at half the resolution would throw away what was just computed.
     optimize = picture.colour.size < 2**24
+    metadata = picture.metadata
+    extra = None if metadata.iptc is None else iptc_segment(metadata.iptc)
     return _encode_with_pillow(
-        picture, quality=quality, subsampling=0, optimize=optimize, comment=picture.metadata.comment
+        picture, quality=quality, subsampling=0, optimize=optimize, comment=metadata.comment, extra=extra
     )
 
 

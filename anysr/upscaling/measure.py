@@ -55,7 +55,7 @@ def measure(
         sweep: sizes and scales; a network of one factor is measured at that.
         tell: called with each measurement as it is made.
     """
-    if factor := getattr(upscaler.model.config.decoder, "factor", None):
+    if factor := upscaler.model.config.fixed_factor:
         sweep = replace(sweep, scales=(float(factor),))
     found = []
     for precision in precisions:

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from anysr.cli import shown
-from anysr.cli.inputs import images_below, is_image_name, result_name
+from anysr.cli.inputs import check_keep_sources, images_below, is_image_name, result_name
 from anysr.cli.results import stamp_of
-from anysr.files import is_same_file
 from pipeline.errors import UserError
 from pipeline.storage import s3
 from pipeline.storage.places import Place, S3Uri
@@ -41,8 +40,8 @@ def find_units(source: Place, out: Place, suffix: str | None) -> tuple[list[Unit
         suffix: of the results' names; None is the image's own.
 
     Raises:
-        UserError: there is no image, two results would have one name, or a result would replace an image.
-        ValueError: the same, of a folder.
+        UserError: there is no image, or two results would have one name.
+        ValueError: a result would replace an image; there is none in a folder.
     """
     units, odd = dict[Place, Unit](), dict[str, str]()
     for place, name, stamp in _images(source, out, odd):
@@ -57,10 +56,7 @@ def find_units(source: Place, out: Place, suffix: str | None) -> tuple[list[Unit
                 f"{shown(other.name)} and {shown(name)} would both become {shown(target)}; move one of them into a "
                 "folder of its own"
             )
-    sources = {_resolved(unit.source) for unit in units.values()}
-    for unit in units.values():
-        if _resolved(unit.target) in sources or _is_same_file(unit):
-            raise UserError(f"{shown(unit.target)} would replace an image that is to be enlarged; choose another -o")
+    check_keep_sources([(unit.source, unit.target) for unit in units.values()])
     return list(units.values()), odd
 
 
@@ -104,13 +100,3 @@ def _fault(name: str, out: Place) -> str | None:
         except UnicodeEncodeError:
             return "its name is no text in UTF-8, as keys on S3 must be; rename it"
     return None
-
-
-def _resolved(place: Place) -> Place:
-    return place.resolve() if isinstance(place, Path) else place
-
-
-def _is_same_file(unit: Unit) -> bool:
-    if isinstance(unit.source, S3Uri) or isinstance(unit.target, S3Uri):
-        return False
-    return is_same_file(unit.source, unit.target)

@@ -149,7 +149,7 @@ class Network:
     @property
     def factor(self) -> int | None:
         """The only enlargement it makes; None for networks of any scale."""
-        return getattr(self.model.config.decoder, "factor", None)
+        return self.model.config.fixed_factor
 
     @property
     def kind(self) -> str:

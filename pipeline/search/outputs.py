@@ -17,6 +17,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
+from anysr.files import whole_file
 from pipeline.files import write_text
 from pipeline.search.ablation import ablation_rows, write_ablation
 from pipeline.search.importance import METHOD, importances
@@ -116,7 +117,8 @@ def _plot(path: Path, name: str, scored: str, trials: Sequence[Trial], front: Se
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
     figure.tight_layout()
-    figure.savefig(path, dpi=120)
+    with whole_file(path, ".png") as partial:
+        figure.savefig(partial, dpi=120)
     plt.close(figure)
 
 

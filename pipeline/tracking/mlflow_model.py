@@ -19,19 +19,27 @@ _HERE = Path(__file__).parent
 _REQUIREMENTS = ("numpy", "safetensors", "torch")
 
 
-def register(model_file: Path, uri: str, run_id: str, name: str, tags: dict[str, str]) -> str:
+def register(model_file: Path, factor: int | None, uri: str, run_id: str, name: str, tags: dict[str, str]) -> str:
     """Log a model file to a run and register it with tags; returns its version.
 
     The result needs neither this repository nor Ray: the library's code travels with it. MLflow
     itself keeps the alias ``latest`` on the newest version and lets nobody set it. A file that the run has
     registered before, and was then interrupted, is not registered again.
+
+    Args:
+        model_file: a file of :func:`anysr.save`.
+        factor: the only enlargement that its network makes, see ``ModelConfig.fixed_factor``.
+        uri: the server's.
+        run_id: of the run.
+        name: of the registered model.
+        tags: of the version.
     """
     mlflow.set_tracking_uri(with_password(uri))
     tags = tags | {_FILE_TAG: sha256(model_file)}
     for version in mlflow.MlflowClient().search_model_versions(f"name = '{name}' and run_id = '{run_id}'"):
         if version.tags.get(_FILE_TAG) == tags[_FILE_TAG]:
             return str(version.version)
-    scale = _default_scale(model_file)
+    scale = float(factor or 2)  # where none is asked for; as in ``pyfunc_upscaler``, which stands alone
     with mlflow.start_run(run_id=run_id):
         info = mlflow.pyfunc.log_model(
             name="model",
@@ -43,11 +51,6 @@ def register(model_file: Path, uri: str, run_id: str, name: str, tags: dict[str,
             pip_requirements=[f"{package}=={_version(package)}" for package in _REQUIREMENTS],
         )
     return str(mlflow.register_model(info.model_uri, name, tags=tags).version)
-
-
-def _default_scale(model_file: Path) -> float:
-    """2, or the only factor that the network has; as in ``pyfunc_upscaler``, which stands alone."""
-    return float(getattr(anysr.load(model_file).config.decoder, "factor", 2))
 
 
 def _signature(scale: float) -> ModelSignature:

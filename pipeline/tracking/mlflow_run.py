@@ -131,7 +131,7 @@ class MlflowRun:
         self._client.log_artifacts(self.run_id, str(checkpoint), "checkpoint")
         self.attach(files)
         name = self._config.tracking.registered_model
-        version = register(model_file, self.uri, self.run_id, name, about.tags(self.run_id))
+        version = register(model_file, self._config.factor, self.uri, self.run_id, name, about.tags(self.run_id))
         return f"models:/{name}/{version}, alias models:/{name}@latest"
 
     def attach(self, files: list[Path]) -> None:

@@ -25,8 +25,7 @@ with warnings.catch_warnings(record=True):
 
             Without a scale it is 2, or the only factor that the network has.
             """
-            scale = getattr(self._model.config.decoder, "factor", 2)
-            given = {"scale": scale, "subnet": "auto", **(params or {})}
+            given = {"scale": self._model.config.fixed_factor or 2, "subnet": "auto", **(params or {})}
             subnet = int(given["subnet"]) if str(given["subnet"]).isdigit() else given["subnet"]
             lr = torch.from_numpy(np.asarray(model_input, dtype=np.float32))
             with torch.inference_mode():

@@ -36,7 +36,7 @@ def served(tmp_path_factory):
     mlflow.set_tracking_uri(uri)
     client = MlflowClient(uri)
     run = client.create_run(client.create_experiment("x", artifact_location=(folder / "artifacts").as_uri()))
-    version = register(folder / "model.safetensors", uri, run.info.run_id, "anysr", {})
+    version = register(folder / "model.safetensors", None, uri, run.info.run_id, "anysr", {})
     port = free_ports(1)[0]
     command = ["models", "serve", "-m", f"models:/anysr/{version}", "--env-manager", "local", "-p", str(port)]
     # MLflow looks for its web server on the PATH, as it is where the environment is activated.

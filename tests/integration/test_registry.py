@@ -73,8 +73,8 @@ def uri(tmp_path_factory):
         anysr.save(model, folder / "model.safetensors")
         run = client.create_run(experiment)
         file, tags = folder / "model.safetensors", facts.tags(run.info.run_id)
-        version = register(file, uri, run.info.run_id, "anysr", tags)
-        assert register(file, uri, run.info.run_id, "anysr", tags) == version  # as after an interruption
+        version = register(file, None, uri, run.info.run_id, "anysr", tags)
+        assert register(file, None, uri, run.info.run_id, "anysr", tags) == version  # as after an interruption
     return uri
 
 
@@ -200,7 +200,7 @@ def test_a_network_of_one_factor_enlarges_by_it_where_no_scale_is_given(tmp_path
     client = MlflowClient(uri)
     run = client.create_run(client.create_experiment("x", artifact_location=(tmp_path / "artifacts").as_uri()))
     anysr.save(anysr.build("ecbsr-m4c16-x4"), tmp_path / "model.safetensors")
-    version = register(tmp_path / "model.safetensors", uri, run.info.run_id, "ecbsr", {})
+    version = register(tmp_path / "model.safetensors", 4, uri, run.info.run_id, "ecbsr", {})
     served = mlflow.pyfunc.load_model(f"models:/ecbsr/{version}")
     lr = np.zeros((1, 3, 5, 6), np.float32)
     assert served.predict(lr).shape == (1, 3, 20, 24)

@@ -167,7 +167,7 @@ def test_keys_that_are_no_paths_cost_no_other(monkeypatch, tmp_path):
     assert set(odd) == {"../up.png", "/double.png"}
     units, odd = find_units(S3Uri("bucket", "in"), tmp_path, ".webp")
     assert {unit.target for unit in units} == {tmp_path / n for n in ("a.webp", "deep/b.webp", "out/a.webp", "z.webp")}
-    with pytest.raises(UserError, match="would replace"):
+    with pytest.raises(ValueError, match="would replace an image"):
         find_units(S3Uri("bucket", "in"), S3Uri("bucket", "in"), None)
 
 

@@ -51,7 +51,7 @@ PRINTED: tuple[tuple[str, float | None, float | None, float], ...] = (
 @pytest.mark.parametrize(("name", "params", "macs", "tolerance"), PRINTED)
 def test_papers_tables(name: str, params: float | None, macs: float | None, tolerance: float) -> None:
     model = anysr.build(name).fuse()
-    scale = getattr(model.config.decoder, "factor", 2)
+    scale = model.config.fixed_factor or 2
     cost = anysr.cost(model, (720 // scale, -(-1280 // scale)), scale, "full")
     if params is not None:
         assert cost.params == pytest.approx(params, rel=tolerance)

@@ -55,7 +55,7 @@ def network(name, **changes):
 
 
 def scales_of(model):
-    factor = getattr(model.config.decoder, "factor", None)
+    factor = model.config.fixed_factor
     return SCALES if factor is None else [(float(factor), float(factor))]
 
 
@@ -81,7 +81,7 @@ def test_onnx_answers_as_the_network(other):
     model, subnet, path = other
     compare(Upscaler(path), model, subnet)
     inputs = {value.name for value in onnxruntime.InferenceSession(path).get_inputs()}
-    assert inputs == ({"lr"} if getattr(model.config.decoder, "factor", None) else {"lr", "scale"})
+    assert inputs == ({"lr"} if model.config.fixed_factor else {"lr", "scale"})
 
 
 def test_every_subnet_and_the_choice_among_them(exported):
@@ -102,6 +102,16 @@ def compare(upscaler, model, subnet):
             strips = list(upscaler.strips(image, scale, subnet="auto" if len(upscaler.subnets) == 1 else subnet))
             given = np.concatenate([rows for _, rows in strips])
             assert np.abs(given - expected).max() < TOLERANCE / 10, (height, width, scale)
+
+
+def test_a_link_in_the_place_of_the_runtime_is_replaced(tmp_path):
+    victim, folder = tmp_path / "victim", tmp_path / "onnx"
+    victim.write_text("mine")
+    folder.mkdir()
+    (folder / "anysr_runtime.py").symlink_to(victim)
+    list(export_folder(network("ecbsr-m4c16-x2"), folder, "onnx", "x"))
+    assert victim.read_text() == "mine"
+    assert {path.name for path in folder.iterdir()} == {"anysr_runtime.py", "manifest.json", "subnet0.onnx"}
 
 
 def test_strips_are_the_whole(exported, monkeypatch):

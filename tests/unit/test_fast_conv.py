@@ -45,5 +45,25 @@ def test_one_call_where_nothing_needs_gradients(monkeypatch):
         assert fast_conv._can_follow(x.bfloat16(), weight.bfloat16(), None) == has_fast_bf16(CPU)
 
 
+@pytest.mark.parametrize("size", [(9, 8), (48, 48)])  # too few rows for the kernel, and enough
+@pytest.mark.parametrize("relu", [False, True])
+def test_gradients_can_be_differentiated_again(size, relu):
+    torch.manual_seed(0)
+    given = [_image(1, 16, *size), torch.randn(16, 16, 3, 3) / 12, torch.randn(16)]
+    given = [x.requires_grad_() for x in given]
+    directions = [torch.randn_like(x) for x in given]
+
+    def again(convolve):
+        first = torch.autograd.grad(convolve(*given).pow(3).sum(), given, create_graph=True)
+        return torch.autograd.grad([(g * d).sum() for g, d in zip(first, directions, strict=True)], given)
+
+    def plain(x, weight, bias):
+        y = F.conv2d(x, weight, bias, padding=1)
+        return y.relu() if relu else y
+
+    for ours, theirs in zip(again(lambda *xs: fast_conv3x3(*xs, relu=relu)), again(plain), strict=True):
+        assert (ours - theirs).abs().max() <= 1e-5 * theirs.abs().max()
+
+
 def _image(*shape: int) -> torch.Tensor:
     return torch.randn(shape).contiguous(memory_format=torch.channels_last)

@@ -41,7 +41,7 @@ def test_collapsed_edge_blocks_answer_alike(colours: int) -> None:
 @pytest.mark.parametrize("name", ["edsr-baseline-x2", "edsr-baseline-x3", "rcan-x4", "ecbsr-m4c16-x2"])
 def test_other_factors_are_refused(name: str) -> None:
     model = tiny(name)
-    factor = model.config.decoder.factor
+    factor = model.config.fixed_factor
     assert model(torch.rand(1, 3, 5, 4), size=(5 * factor, 4 * factor)).shape[-2:] == (5 * factor, 4 * factor)
     with pytest.raises(ValueError, match=f"this network enlarges ×{factor} only.*use scale={factor}"):
         model(torch.rand(1, 3, 5, 4), 2.5)
@@ -52,7 +52,7 @@ def test_other_factors_are_refused(name: str) -> None:
 @pytest.mark.parametrize("name", ["edsr-baseline-x3", "edsr-baseline-x4", "vdsr", "ecbsr-m4c16-x2"])
 def test_strips_do_not_show(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, lr = tiny(name), torch.rand(1, 3, 100, 5)
-    scale = getattr(model.config.decoder, "factor", 2.3)
+    scale = model.config.fixed_factor or 2.3
     expected = model(lr, scale)
     for module in (pixelshuffle, vdsr, ecbsr):
         monkeypatch.setattr(module, "_BLOCK_PIXELS", 1)

@@ -312,6 +312,22 @@ def test_what_a_png_says_of_its_colours(peak):
         assert encode_image(Picture(smooth(4, 5, 3), None, metadata), FORMATS["JPEG"])[1].notes == ()
 
 
+@pytest.mark.parametrize("iptc", [b"\x1c\x02\x78\x00\x05a day", b"\x1c\x02\x78\x00\x04days"])  # odd, even
+def test_iptc_goes_from_jpeg_to_jpeg(iptc):
+    picture = Picture(smooth(4, 5, 3), None, Metadata(iptc=iptc, xmp=b"<x/>", icc=srgb_profile()))
+    read = read_image(encode_image(picture, FORMATS["JPEG"])[0])
+    assert read.metadata == picture.metadata
+    assert encode_image(read, PNG)[1].notes == ("its IPTC was left out: PNG is written with none",)
+    with Image.open(io.BytesIO(encode_image(read, FORMATS["JPEG"])[0])) as image:
+        assert image.info["photoshop"][0x0404] == iptc
+    longest = replace(picture, metadata=Metadata(iptc=b"\x1c" * (65_533 - 27)))
+    assert read_image(encode_image(longest, FORMATS["JPEG"])[0]).metadata.iptc == longest.metadata.iptc
+    longer = replace(picture, metadata=Metadata(iptc=b"\x1c" * (65_533 - 26)))
+    assert encode_image(longer, FORMATS["JPEG"])[1].notes == (
+        "its IPTC was left out: JPEG is written with none so long",
+    )
+
+
 def test_comments():
     read = read_image(encoded(Image.fromarray(smooth(4, 5, 3)), "JPEG", comment=b"by me"))
     assert read_image(encode_image(read, FORMATS["JPEG"])[0]).metadata.comment == b"by me"

@@ -1,3 +1,4 @@
+import io
 import json
 import subprocess
 import sys
@@ -258,7 +259,6 @@ def test_places_may_be_of_any_layout_but_want_no_gradients():
         ("rdn-liif", {"interweave": 3}, r"model\.interweave"),
         ("rdn-liif", {"encoder": {"columns": "own", "narrow_growth": 65}}, r"encoder\.narrow_growth must be at most"),
         ("rdn-liif", {"encoder": {"num_blocks": 2.5}}, r"model\.encoder\.num_blocks must be a whole number, got 2\.5"),
-        ("rdn-liif", {"encoder": anysr.RdnConfig(channels=64.0)}, r"model\.encoder\.channels .*, got 64\.0"),
         ("rdn-liif", {"encoder": None}, r"model\.encoder must be a mapping"),
         ("rdn-liif", {"decoder": {"hidden": "8"}}, r"model\.decoder\.hidden"),
         ("rdn-liif", {"width_multiple": "8"}, r"model\.width_multiple must be a whole number, got '8'"),
@@ -267,6 +267,7 @@ def test_places_may_be_of_any_layout_but_want_no_gradients():
         ("rdn-liif", {"colour": {"to_rgb": [[1, 0, 0]] * 3}}, r"model\.colour\.to_rgb must be a list of 3"),
         ("rdn-liif", {"subnets": None}, r"model\.subnets must be a list"),
         ("rdn-liif", {"subnets": [5]}, r"model\.subnets\[0\] must be a mapping, got 5"),
+        ("rdn-liif", {"subnets": [{}]}, r"model\.subnets\[0\] must hold scales, got \{\}"),
         ("rdn-liif", {"subnets": [{"scales": [1, 2, 3]}]}, r"model\.subnets\[0\]\.scales must be a list of 2"),
         (None, {}, "model must be a mapping"),
         (5, {}, "model must be a mapping"),
@@ -275,6 +276,53 @@ def test_places_may_be_of_any_layout_but_want_no_gradients():
 def test_values_that_mean_nothing_are_refused(name, changes, message):
     with pytest.raises(ValueError, match=message):
         anysr.build(name, **changes)
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "message"),
+    [
+        (EdsrConfig, {"num_blocks": "3"}, r"encoder\.num_blocks must be a whole number, got '3'"),
+        (anysr.RcanConfig, {"num_groups": None}, r"encoder\.num_groups must be a whole number, got None"),
+        (anysr.RdnConfig, {"channels": 64.0}, r"encoder\.channels must be a whole number, got 64\.0"),
+        (anysr.RgbConfig, {"kind": "edsr"}, r"encoder\.kind must be \"rgb\", got 'edsr'"),
+        (LiifConfig, {"hidden": [256]}, r"decoder\.hidden must be a whole number, got \[256\]"),
+        (anysr.SrnoConfig, {"hidden": "256"}, r"decoder\.hidden must be a whole number"),
+        (anysr.MetaSrConfig, {"hidden": True}, r"decoder\.hidden must be a whole number, got True"),
+        (anysr.ArbSrConfig, {"bottleneck": "8"}, r"decoder\.bottleneck must be a whole number"),
+        (anysr.PixelShuffleConfig, {"factor": "2"}, r"decoder\.factor must be a whole number, got '2'"),
+        (anysr.EcbsrConfig, {"factor": 2.5}, r"decoder\.factor must be a whole number, got 2\.5"),
+        (anysr.EcbsrConfig, {"colours": 2}, r"decoder\.colours must be 1 or 3, got 2"),
+        (anysr.VdsrConfig, {"colours": 2}, r"decoder\.colours must be 1 or 3, got 2"),
+        (InterweaveConfig, {"interval": "16"}, r"interweave\.interval must be a whole number"),
+        (SubnetConfig, {"scales": (1, 4), "encoder_width": "0.5"}, r"encoder_width must be a number, got '0\.5'"),
+        (ModelConfig, {"encoder": {"kind": "rdn"}}, r"model\.encoder is a mapping .* ModelConfig\.from_dict"),
+    ],
+)
+def test_values_of_another_type_are_refused_as_a_configuration_is_made(kind, values, message):
+    with pytest.raises(ValueError, match=message):
+        kind(**values)
+
+
+def test_what_is_no_network_no_path_or_no_device_is_refused(tmp_path):
+    with pytest.raises(TypeError, match=r"AnySR takes a ModelConfig, got 'rdn-liif'; anysr\.build takes names"):
+        anysr.AnySR("rdn-liif")
+    with pytest.raises(TypeError, match=r"cost is told of a network, .*, got 'rdn-liif'"):
+        anysr.cost("rdn-liif", (8, 8), 2)
+    for nothing in (None, io.BytesIO()):
+        with pytest.raises(TypeError, match="a model file is given by its path"):
+            anysr.load(nothing)
+        with pytest.raises(TypeError, match="a model file is given by its path"):
+            anysr.save(small_model(), nothing)
+    with pytest.raises(ValueError, match=r"device must be .*, got .gpu"):
+        anysr.load("anysr-tiny", device="gpu")
+    with pytest.raises(ValueError, match=r"named so, \*\.safetensors, got .*m\.pth"):
+        anysr.save(small_model(), tmp_path / "m.pth")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_cost_of_a_compiled_network_is_its_own():
+    model = small_model()
+    assert anysr.cost(torch.compile(model), (8, 8), 2) == anysr.cost(model, (8, 8), 2)
 
 
 @torch.no_grad()

@@ -342,6 +342,19 @@ def test_a_trial_goes_on_with_the_clusters_and_caches_of_today(tiny, tmp_path, a
     assert again.trial.config == config.to_dict()
 
 
+def test_a_picture_that_is_cut_short_is_not_left(tiny, tmp_path, monkeypatch):
+    def savefig(self, path, **kwargs):
+        Path(path).write_bytes(b"\x89PNG")
+        raise OSError("no space")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+    with pytest.raises(OSError, match="no space"):
+        run_search(tiny(), Machine(stopping={1}))
+    left = {path.name for path in (tmp_path / "runs/s").iterdir()}
+    assert "front.csv" in left
+    assert not any(name.endswith(".png") for name in left)
+
+
 def test_what_a_search_leaves(tiny, tmp_path, capsys):
     assert run_search(tiny(), Machine(stopping={1})) == 0
     folder = tmp_path / "runs/s"

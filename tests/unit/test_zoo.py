@@ -40,7 +40,7 @@ def tiny(name: str, **overrides: Any) -> anysr.AnySR:
 
 
 def factor(model: anysr.AnySR) -> float:
-    return getattr(model.config.decoder, "factor", 2.3)
+    return model.config.fixed_factor or 2.3
 
 
 def test_every_encoder_has_every_decoder_plain_and_anysr() -> None:
@@ -52,6 +52,11 @@ def test_every_encoder_has_every_decoder_plain_and_anysr() -> None:
                 assert encoder.startswith(config.encoder.kind)
                 assert (config.interweave is None, len(config.subnets)) == ((True, 1) if not form else (False, 4))
     assert anysr.list_models() == list(MODELS)
+
+
+def test_networks_that_are_named_by_a_factor_have_it_and_no_others_do() -> None:
+    fixed = {name: config.fixed_factor for name, config in MODELS.items() if config.fixed_factor is not None}
+    assert fixed == {name: int(name[-1]) for name in MODELS if name[-2] == "x"}
 
 
 @pytest.mark.parametrize("name", MODELS)
