@@ -319,7 +319,8 @@ class TrackingConfig(Section):
     backend: Literal["mlflow", "jsonl"] = "mlflow"
     """jsonl writes metrics.jsonl into the run's folder and needs no MLflow."""
     uri: str | None = None
-    """MLflow server; null is $MLFLOW_TRACKING_URI, else mlflow.db in the working folder."""
+    """MLflow server; null is $MLFLOW_TRACKING_URI, else mlflow.db in the working folder, or in run.storage for a job
+    of a Ray cluster."""
     experiment: str = "anysr"
     """MLflow experiment that the run belongs to; one that does not exist is made."""
     registered_model: str = Field("anysr", pattern=r"""^[^/:'"]+$""")

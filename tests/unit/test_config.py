@@ -1,4 +1,5 @@
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -223,8 +224,43 @@ def test_the_database_of_a_folder_that_yaml_would_cut_short(monkeypatch, tmp_pat
 
     (tmp_path / "a #b").mkdir()
     monkeypatch.chdir(tmp_path / "a #b")
-    overrides = local_paths(load_config(None, []))
+    overrides = local_paths(load_config(None, []), own_cluster=True)
     assert load_config(None, overrides).tracking.uri == f"sqlite:///{tmp_path}/a #b/mlflow.db"
+
+
+def test_a_running_cluster_keeps_its_mlflow_server_where_none_is_named_here(monkeypatch, tmp_path):
+    from pipeline.on_ray.submit import local_paths
+
+    def named(*overrides):
+        config = load_config(None, overrides)
+        return load_config(None, [*overrides, *local_paths(config)]).tracking.uri
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert named() is None
+    assert named("tracking.uri=http://host:5000") == "http://host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x.db")
+    assert named() == f"sqlite:///{tmp_path}/x.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert named() is None  # the variable goes along
+
+
+@pytest.mark.parametrize("address", [None, "http://127.0.0.1:8265"])
+def test_only_a_cluster_started_here_is_given_this_folders_database(monkeypatch, tmp_path, address):
+    from jobs import submit
+
+    sent = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(submit, "LocalCluster", lambda: nullcontext(SimpleNamespace(environment={})))
+    monkeypatch.setattr(submit, "follow_job", lambda root, files, python, arguments, *rest: sent.extend(arguments))
+    monkeypatch.setattr(submit, "exit_on_signals", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["submit.py"])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    submit.main()
+    assert (f'tracking.uri="sqlite:///{tmp_path}/mlflow.db"' in sent) == (address is None)
 
 
 def test_a_configuration_on_s3_is_read_and_sent_along(monkeypatch):
