@@ -1,3 +1,4 @@
+import importlib
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -8,7 +9,8 @@ import pytest
 import yaml
 
 from pipeline.config_file import changed_keys, json_schema, load_config
-from pipeline.errors import UserError
+from pipeline.errors import UserError, run_command
+from pipeline.run import placed
 from tests.conftest import ROOT
 
 GROUPS = "model.subnets=[{scales: [1, 2], encoder_width: 0.5}, {scales: [%s, 4]}]"
@@ -48,6 +50,9 @@ def test_the_resolved_configuration_reads_back_the_same():
         ("train.batch_size=0", "greater than or equal to 1, got 0"),
         ("ray.num_workers=3", "choose a multiple of 3"),
         ("ray.num_workers=[1, 8]", "= 3; choose a multiple of 840, or fewer numbers of workers"),
+        ("data.cache=s3://bucket/cache", r"data\.cache: s3://bucket/cache is on S3, but"),
+        ("train.init_from=models:/anysr@champion", "write its model file first, with jobs/register.py export"),
+        ("train.init_from=gs://bucket/m.pth", r"train\.init_from: gs: is no place"),
         ("data.queries_per_crop=1000000", "smallest HR crop"),
         ("sampling.group_weights=[1]", "1 values for 4 scale groups"),
         ("sampling={groups_per_step: all, group_weights: cost}", "no effect on groups_per_step"),
@@ -158,6 +163,34 @@ def test_a_network_in_the_box_is_no_path(monkeypatch, tmp_path):
     train = load_config(None, ["train.init_from=anysr-tiny"]).train
     assert str(train.resolved().init_from) == "anysr-tiny"
     assert load_config(None, ["train.init_from=m.pth"]).train.resolved().init_from == tmp_path / "m.pth"
+
+
+def test_places_are_read_alike_wherever_one_is_named(tmp_path):
+    config = load_config(None, [f"train.init_from=file:{tmp_path}/a%20b.pth", f"data.cache=file:{tmp_path}/cache"])
+    assert (config.train.init_from, config.data.cache) == (tmp_path / "a b.pth", tmp_path / "cache")
+    assert (
+        str(load_config(None, ["train.init_from=s3://bucket/m.pth"]).train.resolved().init_from) == "s3://bucket/m.pth"
+    )
+    assert placed(load_config(None, [f"run.storage=file:{tmp_path}/runs"])).run.storage == f"{tmp_path}/runs"
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments"),
+    [
+        ("evaluate", ["--model", "bicubic", "--suite", "x", "--out", "s3://bucket/rows"]),
+        ("evaluate", ["--model", "bicubic", "--suite", "x", "--report", "s3://bucket/report.html"]),
+        ("report", ["rows", "--report", "s3://bucket/report.html"]),
+        ("prepare_data", ["--root", "s3://bucket/data"]),
+    ],
+)
+def test_what_must_be_on_this_machine_is_refused_on_s3_before_anything_is_done(
+    monkeypatch, tmp_path, capsys, job, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [job, *arguments])
+    assert run_command(importlib.import_module(f"jobs.{job}").main) == 2
+    assert f"error: {arguments[-1]} is on S3, but this must be on this machine" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("remote", [False, True])
