@@ -47,6 +47,14 @@ def test_the_resolved_configuration_reads_back_the_same():
         (GROUPS % "1.5", "overlap between 1.5 and 2.0"),
         ("model.subnets=[{scales: [1, 2]}, {scales: [2, 4]}]", "widths must grow"),
         ("train.steps=abc", "valid integer"),
+        ("train.steps=yes", r"^train\.steps must be a number, got true .or yes, on.$"),
+        ("train.learning_rate=true", r"train\.learning_rate must be a number, got true"),
+        ("train.clip_norm=off", r"train\.clip_norm must be a number, got false"),
+        ("ray.num_workers=[true, 4]", r"ray\.num_workers\.0 must be a number"),
+        ("ray.num_workers=true", r"ray\.num_workers must be a number"),
+        ("sampling.full_width_probability=[0, 0, 0, no]", r"full_width_probability\.3 must be a number"),
+        ("model.encoder.num_blocks=true", r"model\.encoder\.num_blocks must be a number"),
+        ("model.subnets=[{scales: [true, 4]}]", r"model\.subnets\.0\.scales\.0 must be a number"),
         ("train.batch_size=0", "greater than or equal to 1, got 0"),
         ("ray.num_workers=3", "choose a multiple of 3"),
         ("ray.num_workers=[1, 8]", "= 3; choose a multiple of 840, or fewer numbers of workers"),
@@ -81,6 +89,12 @@ def test_a_batch_of_all_groups_divides_among_them():
     ):
         load_config(None, [every_group, "ray.num_workers=2", "train.batch_size=12"])
     assert load_config(None, [every_group, "ray.num_workers=2", "train.batch_size=16"])
+
+
+def test_what_is_true_or_false_stays_so():
+    config = load_config(None, ["ray.use_gpu=yes", "train.cuda_graphs=off", "model=ecbsr-m4c16-x4"])
+    assert (config.ray.use_gpu, config.train.cuda_graphs) == (True, False)
+    assert load_config(None, ["model=ecbsr-m4c16-x4", "model.decoder.collapsed=false"])
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "\x00"])

@@ -109,6 +109,8 @@ class TestSpace:
             ("search.trails=3", "did you mean 'trials'"),
             ("search.sampler=tpa", "should be 'tpe', 'nsga2'"),
             ("search.halving.frist=1", "did you mean 'first'"),
+            ("search.trials=yes", "search.trials must be a number, got true (or yes, on)"),
+            ("search.halving={factor: true}", "search.halving.factor must be a number"),
             ("train.lerning_rate={choose: [1, 2]}", "did you mean 'train.learning_rate'"),
             ("train.learning_rate={chose: [1, 2]}", "did you mean 'choose'"),
             ("model.subnets.group=3", "did you mean 'groups'"),
