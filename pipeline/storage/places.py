@@ -77,3 +77,14 @@ def path_here(text: str | Place) -> Path:
     if isinstance(place, S3Uri):
         raise UserError(f"{place} is on S3, but this must be on this machine; give a path here")
     return place
+
+
+def named_place(text: str) -> tuple[str | None, str]:
+    """The parts of ``NAME=PLACE``; None without a name.
+
+    A name holds no slash, and what exists is a place as a whole: paths may hold ``=``, too.
+    """
+    name, equals, place = text.partition("=")
+    if not equals or "/" in name or Path(text).expanduser().exists():
+        return None, text
+    return name, place
