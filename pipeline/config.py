@@ -388,7 +388,9 @@ class TrainingConfig(Section):
                 among = "ray.num_workers x train.accumulate" + (" x the scale groups" if parts > 1 else "")
                 raise ValueError(
                     f"train.batch_size {self.train.batch_size} does not divide among {among} = {share}; choose a "
-                    f"multiple of {math.lcm(*shares)}" + ("" if len(shares) == 1 else ", or fewer numbers of workers")
+                    f"multiple of {math.lcm(*shares)}"
+                    + ("" if len(shares) == 1 else ", or fewer numbers of workers")
+                    + (", or sampling.groups_per_step one" if parts > 1 else "")
                 )
         if self.validation.crop_px is not None and self.validation.crop_px < self.smallest_validation_px:
             raise ValueError(

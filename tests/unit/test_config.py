@@ -88,6 +88,8 @@ def test_a_batch_of_all_groups_divides_among_them():
         UserError, match=r"ray\.num_workers x train\.accumulate x the scale groups = 8; choose a multiple"
     ):
         load_config(None, [every_group, "ray.num_workers=2", "train.batch_size=12"])
+    with pytest.raises(UserError, match=r"choose a multiple of 4, or sampling\.groups_per_step one$"):
+        load_config(None, [every_group, "train.batch_size=6"])
     assert load_config(None, [every_group, "ray.num_workers=2", "train.batch_size=16"])
 
 

@@ -51,9 +51,10 @@ def tiny(tmp_path):
 
 
 class TestSpace:
-    def test_the_shipped_spaces_are_valid_in_all_corners(self):
-        for file in (SPACE, ROOT / "jobs/configs/ablation.yaml"):
-            assert len(load_space(file, BASE).corner_configs) > 10
+    @pytest.mark.parametrize("space", ["search.yaml", "ablation.yaml"])
+    @pytest.mark.parametrize("config", ["photos.yaml", "anysr-tiny.yaml", "anysr-base.yaml"])
+    def test_the_shipped_spaces_are_valid_in_all_corners_over_each_shipped_configuration(self, space, config):
+        assert len(load_space(ROOT / "jobs/configs" / space, ROOT / "jobs/configs" / config).corner_configs) > 10
 
     def test_the_reference_is_the_base_configuration_under_the_overlay(self):
         reference = load_space(SPACE, BASE).reference()
