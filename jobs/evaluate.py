@@ -46,6 +46,7 @@ from pipeline.on_ray.submit import (
     submit_command,
     workers_argument,
 )
+from pipeline.storage.places import path_here
 from pipeline.tracking.evaluation_run import log_evaluation
 
 
@@ -141,8 +142,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--metrics", nargs="+", default=["psnr", "ssim"], choices=METRICS)
     add("--protocol", default="liif", choices=PROTOCOLS, help="how scores are made; printed beside them")
     add("--lr", default="pil", choices=("pil", "matlab"), help="how LR images that are not given are made")
-    add("--lpips-weights", type=Path, help=f"AlexNet's trunk for LPIPS; else {default_weights()}")
-    add("--out", type=Path, default=Path("evaluation"), help="folder of the rows; what is there is not done again")
+    add("--lpips-weights", type=path_here, help=f"AlexNet's trunk for LPIPS; else {default_weights()}")
+    add("--out", type=path_here, default=Path("evaluation"), help="folder of the rows; what is there is not done again")
     add(
         "--workers",
         type=workers_argument(0),
@@ -150,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--local", action="store_true", help="evaluate in this process")
     add("--tracking-uri", help="MLflow server or database; else $MLFLOW_TRACKING_URI, else mlflow.db in this folder")
-    add("--report", type=Path, metavar="HTML", help="write a page about these scores, with costs and pictures")
+    add("--report", type=path_here, metavar="HTML", help="write a page about these scores, with costs and pictures")
     add("--costs", action="store_true", help="count and measure what the networks cost, also without --report")
     add("--cost-size", type=_size, default=HR_SIZE, metavar="WxH", help="image that costs are for; 1280x720")
     add("--track", action="store_true", help="log scores, rows and report to MLflow")

@@ -27,6 +27,7 @@ from pipeline.data.photo_cache import cache_folder, prune
 from pipeline.data.prepare import Preparation, prepare, take_manga109
 from pipeline.data.prepare_report import print_datasets, print_ready
 from pipeline.errors import run_command
+from pipeline.storage.places import path_here
 
 
 def main() -> int:
@@ -64,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--root", type=Path, default=Path("data"), help="folder of all data sets (default: data)")
+    add("--root", type=path_here, default=Path("data"), help="folder of all data sets (default: data)")
     add("--only", nargs="+", metavar="NAME", help="some of those that --list shows, or DIV2K, or benchmarks")
     add("--list", action="store_true", help="show the data sets, their terms and what is here, and exit")
     add("--mirror", metavar="URL", help="a folder with the same archives, instead of the official places; "
@@ -72,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--unverified", action="store_true", help="take archives whose digest is not the published one, and record it")
     add("--keep-archives", action="store_true", help="leave the archives in ROOT/downloads")
     add("--no-decode", action="store_true", help="leave decoding to the first training run")
-    add("--cache", type=Path, help="where decoded photos go; else $ANYSR_CACHE, else the user's cache folder")
-    add("--manga109", type=Path, metavar="FOLDER", help="your images of Manga109, which nobody may pass on")
+    add("--cache", type=path_here, help="where decoded photos go; else $ANYSR_CACHE, else the user's cache folder")
+    add("--manga109", type=path_here, metavar="FOLDER", help="your images of Manga109, which nobody may pass on")
     add("--prune-cache", type=float, nargs="?", const=30.0, metavar="DAYS",
         help="remove decoded photos that no run has opened for so many days (30), and exit")  # fmt: skip
     return parser

@@ -28,6 +28,7 @@ from pipeline.registry.listing import print_versions
 from pipeline.registry.promotion import CANDIDATE, CHAMPION, promote, roll_back
 from pipeline.registry.resolve import export_model
 from pipeline.registry.versions import Registry, Version, open_registry
+from pipeline.storage.places import parse_place
 
 
 def main() -> int:
@@ -72,7 +73,7 @@ def _roll_back(registry: Registry, args: argparse.Namespace) -> None:  # noqa: A
 
 def _export(registry: Registry, args: argparse.Namespace) -> None:
     version = registry.find(args.version)
-    export_model(f"models:/{registry.name}/{version.number}", args.file.expanduser(), registry.uri)
+    export_model(f"models:/{registry.name}/{version.number}", args.file, registry.uri)
     print(f"version {version.number}: {args.file}")
 
 
@@ -104,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("rollback", parents=[common], help="the champion before becomes champion again")
     one = commands.add_parser("export", parents=[common], help="write a version's model file")
     one.add_argument("version")
-    one.add_argument("file", type=Path)
+    one.add_argument("file", type=parse_place, help="here or on S3")
     return parser
 
 

@@ -17,6 +17,7 @@ from pipeline.errors import UserError, run_command
 from pipeline.evaluation.report.book import open_book
 from pipeline.evaluation.report.page import write_report
 from pipeline.evaluation.rows import Row, read_rows
+from pipeline.storage.places import path_here
 from pipeline.tracking.evaluation_run import log_evaluation
 
 
@@ -43,8 +44,8 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("folder", type=Path, help="the --out of jobs/evaluate.py")
-    add("--report", type=Path, default=Path("report.html"), metavar="HTML", help="the file to write")
+    add("folder", type=path_here, help="the --out of jobs/evaluate.py")
+    add("--report", type=path_here, default=Path("report.html"), metavar="HTML", help="the file to write")
     for name in ("protocol", "lr", "suite", "model"):
         add(f"--{name}", nargs="+", help="only the rows of these")
     add("--track", action="store_true", help="log scores, rows and report to MLflow")

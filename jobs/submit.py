@@ -36,7 +36,7 @@ def main() -> int:
     address = os.environ.get("RAY_ADDRESS")
     if address and (args.remote or not is_this_machine(address)):
         return follow_job(ROOT, files, "python", args.overrides, {})
-    overrides = [*args.overrides, *local_paths(config)]
+    overrides = [*args.overrides, *local_paths(config, own_cluster=not address)]
     if address:
         return follow_job(ROOT, files, sys.executable, overrides, {})
     print("starting a local Ray cluster …", flush=True)

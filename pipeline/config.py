@@ -22,7 +22,7 @@ from anysr import ModelConfig, list_pretrained
 from pipeline.errors import UserError
 from pipeline.evaluation.protocols import protocol_for
 from pipeline.evaluation.scales import Scale
-from pipeline.storage.places import S3Uri, parse_place
+from pipeline.storage.places import S3Uri, parse_place, path_here
 from pipeline.tracking.uri import stripped
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -38,12 +38,16 @@ def _place(value: Any) -> Path | S3Uri:
         raise ValueError(str(error)) from None
 
 
-FolderPlace = Annotated[
-    Path | S3Uri,
-    PlainValidator(_place),
-    PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string"}),
-]
+def _path_here(value: Any) -> Path:
+    try:
+        return path_here(_place(value))
+    except UserError as error:
+        raise ValueError(str(error)) from None
+
+
+_AS_TEXT = (PlainSerializer(str, return_type=str), WithJsonSchema({"type": "string"}))
+AnyPlace = Annotated[Path | S3Uri, PlainValidator(_place), *_AS_TEXT]
+PathHere = Annotated[Path, PlainValidator(_path_here), *_AS_TEXT]
 
 
 class Section(BaseModel):
@@ -98,9 +102,9 @@ OF_THE_NODE = ("cache", "cache_gb", "loader_processes")
 class DataConfig(Section):
     """Photos, and how training samples are cut from them."""
 
-    train: FolderPlace | None = None
+    train: AnyPlace | None = None
     """Folder of HR photos or of a data set with them in HR, or s3://bucket/prefix; null is the photos in the box."""
-    validation: FolderPlace | None = None
+    validation: AnyPlace | None = None
     """Folder of HR photos never trained on, or s3://bucket/prefix; null is the photos in the box."""
     on_error: Literal["fail", "skip"] = "fail"
     """What a photo that cannot be used does: end the run, or be listed and left out."""
@@ -112,7 +116,7 @@ class DataConfig(Section):
     """HR pixels of each crop that the loss is taken on."""
     degradation: DegradationConfig = DegradationConfig()
     """Random faults of the LR image; none by default."""
-    cache: Path | None = None
+    cache: PathHere | None = None
     """Where decoded photos and copies from S3 are kept; null is $ANYSR_CACHE, else the user's cache folder."""
     cache_gb: float | None = Field(None, gt=0)
     """Most that copies from S3 may take of each node's disk; null is $ANYSR_CACHE_GB, else 100."""
@@ -211,10 +215,10 @@ class TrainConfig(Section):
     distillation: Fraction = 0.0
     """How much of a narrower network's target is the full network's answer to the same batch (detached), the rest
     being the photo; needs sampling.widths "pair" or "sandwich"."""
-    init_from: Path | None = None
-    """Model file, released checkpoint or network in the box whose weights the run starts with, of the same encoder
-    and decoder: one that makes something else of them (decoder.skip, encoder.residual_scale, interweave.*) is refused.
-    A plain network starts an any-resource one."""
+    init_from: AnyPlace | None = None
+    """Model file (a path or s3://bucket/key), released checkpoint or network in the box whose weights the run starts
+    with, of the same encoder and decoder: one that makes something else of them (decoder.skip, encoder.residual_scale,
+    interweave.*) is refused. A plain network starts an any-resource one."""
     precision: Literal["float32", "bfloat16", "auto"] = "float32"
     """bfloat16 runs forward and backward under autocast; weights stay float32. auto is bfloat16 if all
     workers' devices multiply it faster when the run starts; it goes on so on any other machine."""
@@ -227,6 +231,16 @@ class TrainConfig(Section):
     """Steps from one logging of loss, learning rate and speed to the next."""
     checkpoint_every: Count = 500
     """Steps from one checkpoint to the next; the last step and a requested stop save one as well."""
+
+    @field_validator("init_from", mode="before")
+    @classmethod
+    def _no_version(cls, value: Any) -> Any:
+        if str(value).startswith("models:"):
+            raise ValueError(
+                f"{value} is a version of a registry, which workers do not ask; write its model file first, with "
+                "jobs/register.py export, and give that file"
+            )
+        return value
 
     @model_validator(mode="after")
     def _used(self) -> TrainConfig:
@@ -242,7 +256,7 @@ class TrainConfig(Section):
     def resolved(self) -> TrainConfig:
         """With absolute paths: workers run in folders of their own."""
         in_the_box = str(self.init_from) in list_pretrained() and not Path(str(self.init_from)).exists()
-        if self.init_from is None or in_the_box:
+        if not isinstance(self.init_from, Path) or in_the_box:
             return self
         return self.model_copy(update={"init_from": self.init_from.expanduser().resolve()})
 
@@ -323,7 +337,8 @@ class TrackingConfig(Section):
     backend: Literal["mlflow", "jsonl"] = "mlflow"
     """jsonl writes metrics.jsonl into the run's folder and needs no MLflow."""
     uri: str | None = None
-    """MLflow server; null is $MLFLOW_TRACKING_URI, else mlflow.db in the working folder."""
+    """MLflow server; null is $MLFLOW_TRACKING_URI, else mlflow.db in the working folder, or in run.storage for a job
+    of a Ray cluster."""
     experiment: str = "anysr"
     """MLflow experiment that the run belongs to; one that does not exist is made."""
     registered_model: str = Field("anysr", pattern=r"""^[^/:'"]+$""")
@@ -382,7 +397,9 @@ class TrainingConfig(Section):
                 among = "ray.num_workers x train.accumulate" + (" x the scale groups" if parts > 1 else "")
                 raise ValueError(
                     f"train.batch_size {self.train.batch_size} does not divide among {among} = {share}; choose a "
-                    f"multiple of {math.lcm(*shares)}" + ("" if len(shares) == 1 else ", or fewer numbers of workers")
+                    f"multiple of {math.lcm(*shares)}"
+                    + ("" if len(shares) == 1 else ", or fewer numbers of workers")
+                    + (", or sampling.groups_per_step one" if parts > 1 else "")
                 )
         if self.validation.crop_px is not None and self.validation.crop_px < self.smallest_validation_px:
             raise ValueError(

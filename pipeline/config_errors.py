@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pipeline.errors import UserError
 from pipeline.network_kinds import is_of, without_class
 
 Schema = Callable[[], dict[str, Any]]
@@ -25,6 +26,22 @@ def explain(error: ValidationError, classes: Mapping[str, str], schema: Schema) 
     faults = [without_class(fault) for fault in found if is_of(classes, fault["loc"])] or found
     described = schema()
     return "; ".join(dict.fromkeys(_explained(fault, described) for fault in _of_one_type(faults, described)))
+
+
+def refuse_booleans(values: Any, schema: Schema, location: tuple[str | int, ...] = ()) -> None:
+    """Refuse true and false where numbers belong, which pydantic takes for 1 and 0.
+
+    Raises:
+        UserError: the first such key.
+    """
+    if isinstance(values, Mapping | list | tuple):
+        for key, value in values.items() if isinstance(values, Mapping) else enumerate(values):
+            refuse_booleans(value, schema, (*location, key))
+    elif isinstance(values, bool):
+        types = {node.get("type") for node in _nodes(location, schema())}
+        if types & {"integer", "number"} and "boolean" not in types:
+            where, given = ".".join(map(str, location)), "true (or yes, on)" if values else "false (or no, off)"
+            raise UserError(f"{where} must be a number, got {given}")
 
 
 def _of_one_type(faults: Sequence[Any], schema: dict[str, Any]) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from anysr import list_models
 from anysr.zoo import named_values
 from pipeline.config import TrainingConfig
-from pipeline.config_errors import explain
+from pipeline.config_errors import explain, refuse_booleans
 from pipeline.errors import UserError, one_line
 from pipeline.network_kinds import network_classes, with_kinds
 from pipeline.storage.places import Place
@@ -37,10 +38,11 @@ def load_config(path: Place | None, overrides: Sequence[str] = ()) -> TrainingCo
 def parse_config(values: Mapping[str, Any]) -> TrainingConfig:
     """Validate plain values; see :func:`load_config`."""
     classes = network_classes(values)
+    refuse_booleans(values, _schema)
     try:
         return TrainingConfig.model_validate(with_kinds(values))
     except ValidationError as error:
-        raise UserError(explain(error, classes, json_schema)) from None
+        raise UserError(explain(error, classes, _schema)) from None
 
 
 def json_schema() -> dict[str, Any]:
@@ -52,6 +54,9 @@ def json_schema() -> dict[str, Any]:
     for definition in schema["$defs"].values():
         _describe_keys(definition)
     return schema
+
+
+_schema = cache(json_schema)
 
 
 def _describe_keys(definition: dict[str, Any]) -> None:

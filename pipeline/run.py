@@ -26,11 +26,13 @@ from pipeline.on_ray.submit import in_ray_job
 from pipeline.report import SCORES_FILE, print_table, write_pictures, write_scores
 from pipeline.run_folder import CONFIG_FILE, RunFolder
 from pipeline.storage.places import S3Uri, parse_place
+from pipeline.storage.transfer import exists
 from pipeline.tracking.metric_log import MetricLog
 from pipeline.tracking.tracker import SinkSpec, Tracker, open_tracker
 from pipeline.tracking.versions import VersionFacts
+from pipeline.train.checkpoints import has_checkpoints
 from pipeline.train.loop import Outcome, open_photos
-from pipeline.train.state import MODEL_FILE, check_unchanged
+from pipeline.train.state import MODEL_FILE, check_unchanged, decisive_changes
 from pipeline.train.validation import central_crop, in_words
 
 
@@ -66,19 +68,28 @@ def run_training(config: TrainingConfig, fit: Fit) -> int:
 
 def _run(config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, fit: Fit) -> int:
     folder.keep_to("training run")
-    recorded = _read(folder, CONFIG_FILE, yaml.safe_load)
-    if recorded is not None:
+    recorded, scores = _read(folder, CONFIG_FILE, yaml.safe_load), _read(folder, SCORES_FILE, json.loads)
+    saved, ended = has_checkpoints(folder.place), scores is not None or exists(folder.place / MODEL_FILE)
+    if recorded is not None and (saved or ended):
         check_unchanged(recorded, config)
-    if _finished(config, folder):
+    if scores is not None and scores.get("step") == config.train.steps:
         print(f"run {config.run.name} is finished: {folder.place}; choose another run.name to train again")
         return 0
-    with _recorded(config, recorded, folder):
-        return _train_and_publish(config, model, photos, folder, fit)
+    if ended and not saved:
+        raise UserError(
+            f"the checkpoints of the run {config.run.name!r}, which has ended, are gone: it would start at step 0 and "
+            "overwrite its model and scores; bring them back to go on, or choose a new run.name with train.init_from="
+            f"{folder.place / MODEL_FILE}"
+        )
+    # A start that got to no checkpoint has nothing to go on with: what it left is replaced where it was another run's.
+    anew = recorded is not None and not saved and bool(decisive_changes(recorded, config))
+    tracker = open_tracker(config, folder.place, in_ray_job(), anew=anew)
+    return _train_and_publish(config, model, photos, folder, tracker, fit, recorded if saved else None)
 
 
 @contextmanager
 def _recorded(config: TrainingConfig, before: dict[str, Any] | None, folder: RunFolder) -> Iterator[None]:
-    """Record the configuration; where it cannot be gone on with, put back the one before."""
+    """Record the configuration; where it cannot be gone on with, put back the one that the checkpoints are of."""
     folder.write(CONFIG_FILE, config.to_yaml())
     try:
         yield
@@ -89,21 +100,24 @@ def _recorded(config: TrainingConfig, before: dict[str, Any] | None, folder: Run
 
 
 def _train_and_publish(
-    config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, fit: Fit
-) -> int:
-    tracker = open_tracker(config, folder.place, in_ray_job())
+    config: TrainingConfig, model: AnySR, photos: tuple[PhotoMap, PhotoMap], folder: RunFolder, tracker: Tracker,
+    fit: Fit, before: dict[str, Any] | None,
+) -> int:  # fmt: skip
     status = "FAILED"
     try:
-        _announce(config, model, photos, folder, tracker)
-        _log_costs(model, config, tracker.sink)
-        with tracker.system_metrics():
-            fitted = fit(config, tracker.sink)
-        if not fitted.outcome.finished:
-            status = "KILLED"
-            print(f"stopped at step {fitted.outcome.step}; go on with the same command and run.name={config.run.name}")
-            return _INTERRUPTED
-        _publish(config, fitted, photos, folder, tracker)
-        status = "FINISHED"
+        with _recorded(config, before, folder):
+            _announce(config, model, photos, folder, tracker)
+            _log_costs(model, config, tracker.sink)
+            with tracker.system_metrics():
+                fitted = fit(config, tracker.sink)
+            if not fitted.outcome.finished:
+                status = "KILLED"
+                print(
+                    f"stopped at step {fitted.outcome.step}; go on with the same command and run.name={config.run.name}"
+                )
+                return _INTERRUPTED
+            _publish(config, fitted, photos, folder, tracker)
+            status = "FINISHED"
     except KeyboardInterrupt:
         status = "KILLED"
         raise
@@ -130,11 +144,6 @@ def _checkpoint_bytes(config: TrainingConfig, model: AnySR) -> int:
     """Weights, moving average, two Adam moments and the model file, while one more is being written."""
     weights = sum(4 * p.numel() for p in model.parameters())
     return 5 * weights * (config.ray.keep_checkpoints + 1) + 8_000_000
-
-
-def _finished(config: TrainingConfig, folder: RunFolder) -> bool:
-    scores = _read(folder, SCORES_FILE, json.loads)
-    return scores is not None and bool(scores.get("step") == config.train.steps)
 
 
 def _read(folder: RunFolder, name: str, parse: Callable[[str], Any]) -> dict[str, Any] | None:

@@ -13,7 +13,7 @@ from pipeline.data.photos import hr_folder, list_photos
 from pipeline.errors import UserError
 from pipeline.evaluation.scales import Scale
 from pipeline.storage.cache import local_folder
-from pipeline.storage.places import S3Uri, parse_place
+from pipeline.storage.places import S3Uri, named_place, parse_place
 
 _FORMS = "write NAME=HR_FOLDER or NAME=HR_FOLDER,LR_FOLDER, where {scale} in LR_FOLDER stands for the scale"
 _SPLITS = ("train", "valid", "validation", "test")
@@ -50,11 +50,11 @@ def open_suite(text: str, scales: Sequence[Scale], say: Callable[[str], None] = 
     Raises:
         UserError: a folder is missing or without images, or HR and LR do not belong together.
     """
-    name, equals, folders = text.rpartition("=")
-    hr_text, comma, lr_text = folders.partition(",")
-    given = local_folder(hr_text).resolve() if hr_text else Path()
-    if not hr_text or (equals and not name) or (comma and not lr_text):
+    name, folders = named_place(text)
+    hr_text, comma, lr_text = _folders(folders)
+    if not hr_text or name == "" or (comma and not lr_text):
         raise UserError(f"{text!r} is not a suite; {_FORMS}")
+    given = local_folder(hr_text).resolve()
     place = parse_place(hr_text)
     name = name or name_of(PurePosixPath(place.bucket, place.key) if isinstance(place, S3Uri) else given)
     folder = hr_folder(given)
@@ -66,6 +66,14 @@ def open_suite(text: str, scales: Sequence[Scale], say: Callable[[str], None] = 
     if "{scale}" not in lr_text and len(scales) > 1:
         raise UserError(f"one folder of LR images, {lr_text}, cannot serve {len(scales)} scales; {_FORMS}")
     return Suite(suite.name, folder, suite.hr, {scale: _given(suite, lr_text, scale) for scale in scales})
+
+
+def _folders(text: str) -> tuple[str, str, str]:
+    """The parts of ``HR_FOLDER,LR_FOLDER``, whose paths may hold commas, too: HR_FOLDER is what exists, if anything."""
+    commas = [place for place, letter in enumerate(text) if letter == ","]
+    exists = (end for end in (len(text), *commas) if Path(text[:end]).expanduser().is_dir())
+    end = next(exists, (*commas, len(text))[0])
+    return text[:end], text[end : end + 1], text[end + 1 :]
 
 
 def name_of(folder: PurePath) -> str:

@@ -21,6 +21,7 @@ from pipeline.data.degrade import RESIZERS
 from pipeline.errors import UserError
 from pipeline.evaluation.scales import Scale
 from pipeline.registry.resolve import resolve_model
+from pipeline.storage.places import named_place
 
 Image = npt.NDArray[Any]
 ANY_RESOURCE, ANY_SCALE, INTERPOLATION = "any-resource", "any-scale", "interpolation"
@@ -204,7 +205,7 @@ def open_upscaler(text: str, lr_kind: str, tracking_uri: str | None = None) -> U
         UserError: there is no such file or version.
         ValueError: the file is damaged or of no known kind.
     """
-    name, _, source = ("", "", text) if Path(text).expanduser().is_file() else text.rpartition("=")
+    name, source = named_place(text)
     if source == "bicubic":
         return Bicubic("matlab" if lr_kind == "matlab" else "pil", name or "bicubic")
     path = _file(source, tracking_uri)

@@ -178,8 +178,12 @@ def is_this_machine(address: str) -> bool:
     return host in {"auto", "local", "localhost", socket.gethostname().lower(), *own}
 
 
-def local_paths(config: TrainingConfig) -> list[str]:
-    """Overrides that name this folder's paths in full, as a job of this machine runs in a folder of its own."""
+def local_paths(config: TrainingConfig, own_cluster: bool = False) -> list[str]:
+    """Overrides that name this folder's paths in full, as a job of this machine runs in a folder of its own.
+
+    Where nothing names an MLflow server or database, this folder's is named for a cluster started here alone
+    (``own_cluster``): the nodes of another one may have a server.
+    """
     data, storage = config.data.resolved(), parse_place(config.run.storage)
     cache = data.cache or (Path(os.environ["ANYSR_CACHE"]).resolve() if "ANYSR_CACHE" in os.environ else None)
     paths = {"data.train": data.train, "data.validation": data.validation, "data.cache": cache}
@@ -187,7 +191,8 @@ def local_paths(config: TrainingConfig) -> list[str]:
     overrides = [f"{key}={json.dumps(str(path))}" for key, path in paths.items() if path is not None]
     if isinstance(storage, Path):
         overrides.append(f"run.storage={json.dumps(str(storage.expanduser().resolve()))}")
-    if (database := local_database(uri_or_default(config.tracking.uri))) is not None:
+    named = config.tracking.uri or os.environ.get("MLFLOW_TRACKING_URI", "")
+    if (database := local_database(uri_or_default(named) if own_cluster else named)) is not None:
         overrides.append(f"tracking.uri={json.dumps(f'sqlite:///{database.resolve()}')}")
     return overrides
 

@@ -22,7 +22,7 @@ from pipeline.evaluation.run import evaluate, in_this_process
 from pipeline.evaluation.scales import Scale, parse_scales
 from pipeline.evaluation.suites import Suite, open_suite
 from pipeline.evaluation.upscalers import Network, open_upscaler
-from pipeline.registry.decision import Comparison, Difference, scales_inside, shared_groups
+from pipeline.registry.decision import Comparison, Difference, group_name, scales_inside, shared_groups
 from pipeline.registry.resolve import resolve_model
 from pipeline.storage.cache import cache_root
 
@@ -58,7 +58,14 @@ def compare(
         differences, protocol = _differences(old, new, opened, wanted, groups, say)
     covered = (groups[0][0], groups[-1][1])
     macs = [mean_macs(network.model, scales=covered) for network in (old, new)]
-    return Comparison(tuple(differences), macs[0], macs[1], protocol, new.factor if new.factor != old.factor else None)
+    return Comparison(
+        tuple(differences),
+        macs[0],
+        macs[1],
+        protocol,
+        new.factor if new.factor != old.factor else None,
+        _uncompared(old, new, groups, differences),
+    )
 
 
 def print_comparison(comparison: Comparison, old: str, new: str) -> None:
@@ -71,6 +78,10 @@ def print_comparison(comparison: Comparison, old: str, new: str) -> None:
         table.add_row(one.suite, one.group_name, f"x{one.scale}", *scores, f"{one.gain:+.3f}")
     console = Console(width=110)
     console.print(table)
+    if comparison.uncompared:
+        console.print(
+            f"not compared: scale groups {', '.join(map(group_name, comparison.uncompared))}", highlight=False
+        )
     console.print(
         f"multiply-adds of a 256 x 256 input, mean over the scales: {comparison.old_macs / 1e9:.4g} G -> "
         f"{comparison.new_macs / 1e9:.4g} G",
@@ -140,6 +151,16 @@ def _means(rows: Sequence[Row]) -> dict[tuple[str, Scale, str], float]:
             )
         values[row.suite, scale, row.model].append(row.value)
     return {key: mean_score("psnr", found) for key, found in values.items()}
+
+
+def _uncompared(
+    old: Network, new: Network, groups: Sequence[tuple[float, float]], differences: Sequence[Difference]
+) -> tuple[tuple[float, float], ...]:
+    """The groups without a score of both; networks that are the same, or have one factor alone, need none elsewhere."""
+    if old.digest == new.digest or old.factor is not None or new.factor is not None:
+        return ()
+    compared = {difference.group for difference in differences}
+    return tuple(group for group in groups if group not in compared)
 
 
 def _group_of(scale: Scale, groups: Sequence[tuple[float, float]]) -> tuple[float, float]:

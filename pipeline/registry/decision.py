@@ -37,7 +37,7 @@ class Difference:
     @property
     def group_name(self) -> str:
         """The group as people write it."""
-        return f"x{self.group[0]:g}-{self.group[1]:g}"
+        return group_name(self.group)
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Comparison:
         new_macs: of the other, over the same range of scales.
         protocol: how the scores were made.
         only_factor: the one factor of the new network, where the present one serves others too.
+        uncompared: scale groups of either network that none of the scales lies in.
     """
 
     differences: tuple[Difference, ...]
@@ -57,11 +58,17 @@ class Comparison:
     new_macs: float
     protocol: str
     only_factor: int | None = None
+    uncompared: tuple[tuple[float, float], ...] = ()
 
     @property
     def worst(self) -> Difference | None:
         """Where the new network is the least better."""
         return min(self.differences, key=lambda difference: difference.gain, default=None)
+
+
+def group_name(group: tuple[float, float]) -> str:
+    """A scale group as people write it."""
+    return f"x{group[0]:g}-{group[1]:g}"
 
 
 def shared_groups(old: Sequence[float], new: Sequence[float]) -> list[tuple[float, float]]:
@@ -85,9 +92,9 @@ def scales_inside(group: tuple[float, float]) -> tuple[float, ...]:
 def objections(comparison: Comparison, margin_db: float, cost_margin: float = 0.0) -> list[str]:
     """Why the new network must not take the present one's place; empty if it may.
 
-    It may if it serves all scales that the present one does, if it is not worse by more than ``margin_db`` at any
-    scale of any group on any suite, and if its multiply-adds exceed the present one's by no more than the fraction
-    ``cost_margin``. What is no number is never good enough.
+    It may if it serves all scales that the present one does, if it was compared in every group, if it is not worse by
+    more than ``margin_db`` at any scale of any group on any suite, and if its multiply-adds exceed the present one's by
+    no more than the fraction ``cost_margin``. What is no number is never good enough.
     """
     worse: dict[tuple[str, tuple[float, float]], list[Difference]] = defaultdict(list)
     for difference in comparison.differences:
@@ -97,6 +104,9 @@ def objections(comparison: Comparison, margin_db: float, cost_margin: float = 0.
     reasons = [_worse(differences, margin_db) for differences in worse.values()]
     if comparison.only_factor is not None:
         reasons.append(f"it enlarges by x{comparison.only_factor} alone, and the champion by other factors as well")
+    if comparison.uncompared:
+        groups = ", ".join(map(group_name, comparison.uncompared))
+        reasons.append(f"no scale of {groups} was compared; give --scales one in each scale group, or leave it out")
     allowed = comparison.old_macs * (1 + cost_margin)
     if not comparison.new_macs <= allowed * (1 + 1e-9):
         reasons.append(

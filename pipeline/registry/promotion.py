@@ -7,15 +7,22 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal
 
-from pipeline.errors import UserError
+import anysr
+from pipeline.errors import UserError, one_line
 from pipeline.registry.decision import Comparison, objections
 from pipeline.registry.lock import Lock
 from pipeline.registry.versions import Registry, Version
 
 CHAMPION, CANDIDATE = "champion", "candidate"
 _HISTORY_TAG, _WHY_TAG = "anysr.champions", "anysr.promotion"
+_WAY_OUT = (
+    "a champion that cannot be brought back makes room by jobs/register.py rollback, or where its alias is taken off "
+    "it in MLflow: the next promotion is then compared with none"
+)
 _LONGEST_TAG = 5000  # MLflow's limit
 
 
@@ -46,12 +53,16 @@ def promote(registry: Registry, new: Version, compare: Compare, margin_db: float
     again, with the new one.
 
     Raises:
-        UserError: it is worse somewhere, or costs more; every place is named.
+        UserError: it is worse somewhere, or costs more; every place is named. The model file of either is gone or
+            damaged.
     """
+    _check_readable(registry, new)
     while True:
         old = registry.get(f"@{CHAMPION}")
         if old is not None and old.number == new.number:
             raise UserError(f"version {new.number} is the champion already")
+        if old is not None:
+            _check_readable(registry, old, _WAY_OUT)
         comparison = None if old is None else compare(old, new)
         if old and comparison and (reasons := objections(comparison, margin_db, cost_margin)):
             raise UserError(f"version {new.number} is not promoted over champion {old.number}: {'; '.join(reasons)}")
@@ -69,14 +80,18 @@ def roll_back(registry: Registry) -> tuple[Version, Version]:
     """Make the champion before the present one champion again; returns the present one and that.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or its model file is gone or damaged.
     """
-    lock = Lock(registry.client, registry.name)
-    with lock.held():
+    while True:
         present = registry.find(f"@{CHAMPION}")
         before = _before(registry, present.number)
-        _move(registry, lock, Change("rollback", before.number, int(time.time()), _user()))
-    return present, before
+        _check_readable(registry, before, "rolling back leads past it once it is deleted in MLflow")
+        lock = Lock(registry.client, registry.name)
+        with lock.held():
+            if registry.find(f"@{CHAMPION}").number != present.number:
+                continue
+            _move(registry, lock, Change("rollback", before.number, int(time.time()), _user()))
+        return present, before
 
 
 def history(registry: Registry) -> list[Change]:
@@ -100,6 +115,17 @@ def champions(changes: list[Change], present: int | None) -> list[int]:
     if present is not None and (not stack or stack[-1] != present):
         stack.append(present)
     return stack
+
+
+def _check_readable(registry: Registry, version: Version, mend: str = "") -> None:
+    """Fetch and read a version's network, from the registry and not from this machine's copy of it."""
+    try:
+        with TemporaryDirectory() as folder:
+            anysr.load(registry.fetch(version, Path(folder)))
+    except (UserError, OSError, ValueError) as error:
+        raise UserError(
+            f"version {version.number} cannot be read: {one_line(error)}" + (f"; {mend}" if mend else "")
+        ) from None
 
 
 def _before(registry: Registry, present: int) -> Version:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-import shutil
 import tempfile
 from pathlib import Path
 
-from anysr.files import whole_file
 from pipeline.errors import UserError, one_line
 from pipeline.storage.cache import cache_root, local_copy
+from pipeline.storage.places import Place
+from pipeline.storage.transfer import upload
 
 _SCHEME = "models:/"
 _FORMS = "write a path, s3://bucket/key, models:/NAME@ALIAS or models:/NAME/VERSION"
@@ -51,17 +51,15 @@ def resolve_model(uri: str, tracking_uri: str | None = None) -> Path:
     return target
 
 
-def export_model(uri: str, target: Path, tracking_uri: str | None = None) -> None:
-    """Copy the model file that ``uri`` names to ``target``, whole or not at all.
+def export_model(uri: str, target: Place, tracking_uri: str | None = None) -> None:
+    """Copy the model file that ``uri`` names to ``target``, here or on S3, whole or not at all.
 
     Raises:
         UserError: see :func:`resolve_model`; or ``target`` cannot be written.
     """
     source = resolve_model(uri, tracking_uri)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(target) as partial:
-            shutil.copyfile(source, partial)
+        upload(source, target)
     except OSError as error:
         raise UserError(f"cannot write {target}: {error.strerror}; choose another file") from error
 

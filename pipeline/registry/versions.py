@@ -13,7 +13,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from pipeline.errors import UserError, one_line
+from pipeline.errors import UserError, one_line, without_secrets
 from pipeline.registry.lock import LOCK_SUFFIX
 from pipeline.tracking.mlflow_run import with_password, without_password
 from pipeline.tracking.uri import local_database, uri_or_default
@@ -93,13 +93,25 @@ class Registry:
             self.client.set_registered_model_alias(self.name, alias, str(version.number))
 
     def fetch(self, version: Version, folder: Path) -> Path:
-        """Download the version's model file into a folder; returns the file."""
+        """Download the version's model file into a folder; returns the file.
+
+        Raises:
+            UserError: it is gone, or the place where it lies does not answer.
+        """
         with self.answering():
             source = self.client.get_model_version_download_uri(self.name, str(version.number))
-            file = f"{source}/artifacts/{MODEL_FILE}"
+        file = f"{source}/artifacts/{MODEL_FILE}"
+        named = f"the model file of models:/{self.name}/{version.number}"
+        try:
             return Path(
                 mlflow.artifacts.download_artifacts(file, dst_path=str(folder), tracking_uri=with_password(self.uri))
             )
+        except Exception as error:  # MLflow's stores raise kinds of their own
+            reason = one_line(error).rpartition("##### ")[2]  # MLflow's, of the one file of its list
+            raise UserError(
+                f"{named} cannot be fetched from {without_secrets(file)} ({reason[:200]}); bring it back, or name "
+                "another version"
+            ) from None
 
     def _aliases(self) -> dict[str, str]:
         # MLflow shows aliases on the registered model alone.

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 
 from anysr.config import check_keys
 from pipeline.config import Count, Section
+from pipeline.config_errors import refuse_booleans
 from pipeline.errors import UserError
 
 
@@ -41,6 +42,11 @@ class SearchSettings(Section):
     """Trials at a time; null is as many as the cluster has room for."""
 
 
+def _schema() -> dict[str, Any]:
+    own = SearchSettings.model_json_schema()
+    return {"properties": {"search": own}, "$defs": own["$defs"]}
+
+
 def parse_settings(values: Mapping[str, Any] | None) -> SearchSettings:
     """Validate the section.
 
@@ -54,6 +60,7 @@ def parse_settings(values: Mapping[str, Any] | None) -> SearchSettings:
     check_keys(given, SearchSettings.model_fields, "search")
     if isinstance(given.get("halving"), Mapping):
         check_keys(given["halving"], HalvingSettings.model_fields, "search.halving")
+    refuse_booleans({"search": given}, _schema)
     try:
         return SearchSettings.model_validate(given)
     except ValidationError as error:

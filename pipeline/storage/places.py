@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 from pipeline.errors import UserError
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):(?=/)")
+_SCHEME = re.compile(r"(?i)(file|s3|[a-z][a-z0-9+.-]*(?=:/)):")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ Place = Path | S3Uri
 
 
 def parse_place(text: str | Place) -> Place:
-    """Read a plain path, ``file:/path`` or ``s3://bucket/key``.
+    """Read a plain path, ``file:path`` or ``s3://bucket/key``.
 
     Raises:
         UserError: another scheme, or no bucket.
@@ -65,3 +65,26 @@ def parse_place(text: str | Place) -> Place:
             "credentials come from the environment alone"
         )
     return S3Uri(bucket, key.strip("/"))
+
+
+def path_here(text: str | Place) -> Path:
+    """Read a plain path or ``file:path``, where nothing but a path of this machine will do.
+
+    Raises:
+        UserError: a place elsewhere.
+    """
+    place = parse_place(text)
+    if isinstance(place, S3Uri):
+        raise UserError(f"{place} is on S3, but this must be on this machine; give a path here")
+    return place
+
+
+def named_place(text: str) -> tuple[str | None, str]:
+    """The parts of ``NAME=PLACE``; None without a name.
+
+    A name holds no slash, and what exists is a place as a whole: paths may hold ``=``, too.
+    """
+    name, equals, place = text.partition("=")
+    if not equals or "/" in name or Path(text).expanduser().exists():
+        return None, text
+    return name, place

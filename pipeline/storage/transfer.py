@@ -29,6 +29,15 @@ def upload(path: Path, place: str | Place) -> None:
             shutil.copyfile(path, partial)
 
 
+def remove(place: str | Place) -> None:
+    """Delete a file, if it is there."""
+    place = parse_place(place)
+    if isinstance(place, Path):
+        place.expanduser().unlink(missing_ok=True)
+    else:
+        s3.delete(place)
+
+
 def exists(place: str | Place) -> bool:
     """Whether there is a file, or a folder that holds anything."""
     place = parse_place(place)

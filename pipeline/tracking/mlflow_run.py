@@ -59,8 +59,8 @@ class MlflowSink:
 class MlflowRun:
     """The driver's hold on the run."""
 
-    def __init__(self, uri: str, config: TrainingConfig, parent: str | None = None) -> None:
-        """Find the run of this name and storage, or create it.
+    def __init__(self, uri: str, config: TrainingConfig, parent: str | None = None, anew: bool = False) -> None:
+        """Find the run of this name and storage, or create it; ``anew`` creates it in any case.
 
         Raises:
             UserError: the server does not answer.
@@ -70,7 +70,7 @@ class MlflowRun:
         try:
             mlflow.set_tracking_uri(with_password(uri))
             self._client = MlflowClient(with_password(uri))
-            self.run_id = self._find_or_create()
+            self.run_id = self._find_or_create(anew)
             self._client.update_run(self.run_id, "RUNNING")
         except Exception as error:  # MLflow's stores raise kinds of their own
             fault = "does not answer" if uri.startswith("http") else "cannot be used"
@@ -80,15 +80,17 @@ class MlflowRun:
             ) from None
         self.sink = SinkSpec(uri, self.run_id)
 
-    def _find_or_create(self) -> str:
+    def _find_or_create(self, anew: bool) -> str:
         experiment = self._experiment()
         name = str(self._config.run.name)
         storage = hashlib.sha256(self._config.run.storage.encode()).hexdigest()[:16]  # a path may hold quotes
         tags = {_NAME_TAG: name, _STORAGE_TAG: storage}
         wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in tags.items())
         found = self._client.search_runs([experiment], wanted, max_results=1)
-        if found:
+        if found and not anew:
             return str(found[0].info.run_id)
+        for earlier in found:
+            self._client.delete_tag(earlier.info.run_id, _NAME_TAG)  # stays, but is not found again
         nested = {} if self._parent is None else {MLFLOW_PARENT_RUN_ID: self._parent}
         run = self._client.create_run(experiment, run_name=name, tags={**tags, **nested})
         run_id = str(run.info.run_id)

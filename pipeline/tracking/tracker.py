@@ -11,6 +11,7 @@ from typing import Protocol
 from pipeline.config import TrainingConfig
 from pipeline.errors import UserError
 from pipeline.storage.places import Place
+from pipeline.storage.transfer import remove
 from pipeline.tracking.metric_log import Sink, open_file_sink
 from pipeline.tracking.versions import VersionFacts
 
@@ -60,8 +61,11 @@ class Tracker(Protocol):
 class FileTracker:
     """Metrics as lines of JSON in the run's folder; nothing is registered."""
 
-    def __init__(self, folder: Place) -> None:
-        self.sink = SinkSpec(str(folder / "metrics.jsonl"), None)
+    def __init__(self, folder: Place, anew: bool = False) -> None:
+        file = folder / "metrics.jsonl"
+        if anew:
+            remove(file)
+        self.sink = SinkSpec(str(file), None)
 
     def describe(self) -> str:
         return f"metrics: {self.sink.target}"
@@ -79,18 +83,21 @@ class FileTracker:
         return True
 
 
-def open_tracker(config: TrainingConfig, folder: Place, in_ray_job: bool, parent: str | None = None) -> Tracker:
+def open_tracker(
+    config: TrainingConfig, folder: Place, in_ray_job: bool, parent: str | None = None, anew: bool = False
+) -> Tracker:
     """The tracker that the configuration names, with this run created or found again.
 
-    ``parent`` is the MLflow run that this one is nested in, as a search's trials are.
+    ``parent`` is the MLflow run that this one is nested in, as a search's trials are. ``anew`` creates the run without
+    what an earlier one of its name has left.
 
     Raises:
         UserError: MLflow is not installed, or its server does not answer.
     """
     if config.tracking.backend == "jsonl":
-        return FileTracker(folder)
+        return FileTracker(folder, anew)
     if importlib.util.find_spec("mlflow") is None:
         raise UserError("MLflow is not installed: pip install 'anysr[train]', or set tracking.backend=jsonl")
     from pipeline.tracking.mlflow_run import MlflowRun, tracking_uri
 
-    return MlflowRun(tracking_uri(config, in_ray_job), config, parent)
+    return MlflowRun(tracking_uri(config, in_ray_job), config, parent, anew)

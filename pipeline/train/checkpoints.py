@@ -15,7 +15,7 @@ from pipeline.files import sha256
 from pipeline.storage import s3
 from pipeline.storage.cache import local_folder
 from pipeline.storage.places import Place, S3Uri
-from pipeline.storage.transfer import upload
+from pipeline.storage.transfer import exists, upload
 
 # Where --local keeps its checkpoints in a run's folder, and the file by which Ray Train finds its own.
 CHECKPOINTS, RAY_SNAPSHOT = "checkpoints", "checkpoint_manager_snapshot.json"
@@ -64,6 +64,11 @@ def all_damaged(names: list[str]) -> FatalError:
     )
 
 
+def has_checkpoints(run: Place) -> bool:
+    """Whether anything was saved in a run's folder, by --local or on Ray."""
+    return Checkpoints(run / CHECKPOINTS, keep=1).has_any() or exists(run / RAY_SNAPSHOT)
+
+
 class Checkpoints:
     """The newest few of a run, in folders named by step below a folder or an S3 prefix."""
 
@@ -90,6 +95,10 @@ class Checkpoints:
         # Later ones are of a course that was given up, because they are damaged.
         for old in (*earlier[: max(0, len(earlier) + 1 - self._keep)], *others[len(earlier) :]):
             _remove(old)
+
+    def has_any(self) -> bool:
+        """Whether there is one, damaged or not."""
+        return bool(self._steps())
 
     @contextmanager
     def latest(self, say: Callable[[str], None]) -> Iterator[Path | None]:

@@ -51,7 +51,7 @@ def train(config: TrainingConfig, context: WorkerContext, log: MetricLog, run_id
             workers = f" with {context.world_size} workers" if context.world_size > 1 else ""
             context.show(f"resuming at step {state.step}{workers}")
         elif config.train.init_from is not None:
-            changes = warm_start(state.model, config.train.init_from)
+            changes = warm_start(state.model, config.train.init_from, config.data.cache, config.data.cache_gb)
             otherwise = f"; other than there: {', '.join(changes)}" if changes else ""
             context.show(f"starting from the weights of {config.train.init_from}{otherwise}")
     if config.train.precision == "auto":

@@ -147,9 +147,8 @@ def check_unchanged(before: dict[str, Any], config: TrainingConfig) -> list[str]
 
     Only what cannot change the weights may differ in silence: places of the run and of its photos, Ray and tracking.
     """
-    old, new = _decisive(_with_defaults(before)), _decisive(config.to_dict())
-    changes = changed_keys(old, new)
-    if old["model"] != new["model"] and config.run.allow_changes:
+    changes = decisive_changes(before, config)
+    if any(change.startswith("model.") for change in changes) and config.run.allow_changes:
         raise FatalError(
             f"the run {config.run.name!r} has another network ({'; '.join(changes)}); choose a new run.name"
         )
@@ -159,6 +158,11 @@ def check_unchanged(before: dict[str, Any], config: TrainingConfig) -> list[str]
             "run.name, or set run.allow_changes=true to go on with the new values"
         )
     return changes
+
+
+def decisive_changes(before: dict[str, Any], config: TrainingConfig) -> list[str]:
+    """What of an earlier configuration is another now and can change the weights, as ``key: old -> new``."""
+    return changed_keys(_decisive(_with_defaults(before)), _decisive(config.to_dict()))
 
 
 def _with_defaults(values: dict[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,9 @@ import anysr
 from anysr import AnySR
 from anysr.interweave import Interweave
 from pipeline.config_file import changed_keys
-from pipeline.errors import FatalError, one_line
+from pipeline.errors import FatalError, UserError, one_line
+from pipeline.storage.cache import local_copy
+from pipeline.storage.places import Place
 
 # sigmoid(5) = 0.993: a gate that the file knows nothing of lets everything pass.
 _OPEN = 5.0
@@ -20,8 +22,10 @@ _IN_SHAPES = {"encoder.block_channels", "encoder.narrow_growth"}  # null is a wi
 _MAY_CHANGE = {"decoder.fade_in", "encoder.columns"}
 
 
-def warm_start(model: AnySR, path: Path) -> list[str]:
+def warm_start(model: AnySR, place: Place, cache: Path | None = None, cache_gb: float | None = None) -> list[str]:
     """Take over all weights of a model file or released checkpoint, in place; returns what differs all the same.
+
+    ``cache`` and ``cache_gb`` are for a copy of a file on S3, see :func:`pipeline.storage.cache.local_copy`.
 
     The file's network may lack feature interweaving, as a plain one does: the gates then start open,
     so that ``model`` answers nearly as the file's network did, at full width. It may have other scale
@@ -32,8 +36,8 @@ def warm_start(model: AnySR, path: Path) -> list[str]:
             make something else of the weights.
     """
     try:
-        source = anysr.load(path)
-    except (OSError, ValueError) as error:
+        source = anysr.load(local_copy(place, cache_gb, cache))
+    except (UserError, OSError, ValueError) as error:
         raise FatalError(f"train.init_from: {one_line(error)}") from error
     given, wanted = source.state_dict(), model.state_dict()
     missing = [name for name in wanted if name not in given and ".gate." not in name]
@@ -51,7 +55,7 @@ def warm_start(model: AnySR, path: Path) -> list[str]:
     if faults:
         more = f" and {len(faults) - 4} more" if len(faults) > 4 else ""
         raise FatalError(
-            f"train.init_from: {path} does not fit the network ({'; '.join(faults[:4])}{more}); give the file's "
+            f"train.init_from: {place} does not fit the network ({'; '.join(faults[:4])}{more}); give the file's "
             "encoder, decoder and interweave to model, or leave train.init_from out"
         )
     model.load_state_dict(given, strict=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import mlflow
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 import anysr
 from pipeline.errors import UserError
 from pipeline.registry.compare import compare
+from pipeline.registry.decision import Comparison, objections
 from pipeline.registry.lock import Lock
 from pipeline.registry.promotion import history, promote, roll_back
 from pipeline.registry.resolve import export_model, resolve_model
@@ -120,6 +122,57 @@ def test_the_champion_moves_only_to_what_is_no_worse_and_back(uri, suite, tmp_pa
     ]  # fmt: skip
     export_model("models:/anysr/3", tmp_path / "sub" / "out.safetensors", uri)
     assert len(anysr.load(tmp_path / "sub" / "out.safetensors").subnets) == 2
+
+
+def test_scales_that_leave_out_a_group_do_not_promote(uri, suite):
+    found = compare("models:/anysr/1", "models:/anysr/2", [suite], ["2.5"], uri, lambda line: None)
+    (reason,) = objections(found, 0.01)
+    assert reason == "no scale of x1-2 was compared; give --scales one in each scale group, or leave it out"
+    MlflowClient(uri).set_registered_model_alias("anysr", "champion", "1")
+    done = run(uri, "promote", "2", "--suite", suite, "--scales", "2.5")
+    assert done.returncode == 2
+    assert "not compared: scale groups x1-2" in done.stdout
+    assert open_registry("anysr", uri).get("@champion").number == 1
+
+
+def test_versions_whose_model_file_is_gone_or_damaged_are_not_promoted_nor_rolled_back_to(uri, tmp_path):
+    client = MlflowClient(uri)
+    name, registry = "lost", open_registry("lost", uri)
+    experiment = client.create_experiment(name, artifact_location=(tmp_path / "artifacts").as_uri())
+    files = []
+    for noise in (0.0, 0.1, 0.2):
+        anysr.save(network(noise), tmp_path / "model.safetensors")
+        version = register(
+            tmp_path / "model.safetensors", uri, client.create_run(experiment).info.run_id, name, {}
+        )  # fmt: skip
+        folder = client.get_model_version_download_uri(name, version).removeprefix("file://")
+        files.append(Path(folder) / "artifacts/model.safetensors")
+        resolve_model(f"models:/{name}/{version}", uri)  # this machine's copy does not count
+
+    def promoted(number):
+        same = Comparison((), 1.0, 1.0, "liif")
+        return promote(registry, registry.find(number), lambda old, new: same, 0.0, 0.0)
+
+    kept = files[0].read_bytes()
+    files[0].unlink()
+    with pytest.raises(UserError, match=r"version 1 cannot be read: the model file of models:/lost/1 .*bring it back"):
+        promoted("1")
+    assert registry.get("@champion") is None
+    files[0].write_bytes(kept[:1000])
+    with pytest.raises(UserError, match="version 1 cannot be read"):
+        promoted("1")
+    files[0].write_bytes(kept)
+    promoted("1")
+    promoted("2")
+    files[1].unlink()
+    with pytest.raises(UserError, match=r"version 2 cannot be read: .*rollback, or where its alias is taken off it"):
+        promoted("3")
+    files[0].unlink()
+    with pytest.raises(UserError, match=r"version 1 cannot be read: .*once it is deleted"):
+        roll_back(registry)
+    assert registry.get("@champion").number == 2
+    client.delete_registered_model_alias(name, "champion")
+    assert promoted("3") is None
 
 
 def test_the_command_refuses_with_a_line_and_a_code(uri, suite):

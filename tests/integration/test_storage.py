@@ -10,16 +10,23 @@ import threading
 from pathlib import Path
 
 import pytest
+import torch
 
-from pipeline.errors import UserError
+import anysr
+from pipeline.config_file import load_config
+from pipeline.errors import FatalError, UserError
+from pipeline.on_ray.submit import local_paths
+from pipeline.registry.resolve import export_model
 from pipeline.storage import cache, s3
 from pipeline.storage.cache import local_copy, local_folder
 from pipeline.storage.places import S3Uri, parse_place
 from pipeline.storage.transfer import exists, read_text, upload
 from pipeline.train.checkpoints import Checkpoints
+from pipeline.train.warm_start import warm_start
 from tests.conftest import ROOT
 from tests.s3_proxy import S3Proxy
 from tests.s3_server import BUCKET, running_server
+from tests.tiny import tiny_config
 
 from .helpers import wait_for
 
@@ -91,6 +98,7 @@ def test_a_checkpoint_that_never_arrived_is_none(bucket, monkeypatch):
         ("/data/s3:/x", Path("/data/s3:/x")),
         ("file:///a%20b/c", Path("/a b/c")),
         ("file:/a", Path("/a")),
+        ("file:runs/a%20b", Path("runs/a b")),
         ("s3://bucket", S3Uri("bucket")),
         ("s3://bucket/a/b/", S3Uri("bucket", "a/b")),
     ],
@@ -100,7 +108,16 @@ def test_places(text, place):
 
 
 @pytest.mark.parametrize(
-    "text", ["gs://bucket/x", "s3:///x", "s3:/bucket/x", "s3://Key:secret@bucket/x", "file://host/x", "s3://b/x"]
+    "text",
+    [
+        "gs://bucket/x",
+        "s3:///x",
+        "s3:/bucket/x",
+        "s3:bucket/x",
+        "s3://Key:secret@bucket/x",
+        "file://host/x",
+        "s3://b/x",
+    ],
 )
 def test_other_places_are_refused_in_one_line(text):
     with pytest.raises(UserError) as caught:
@@ -119,6 +136,21 @@ def test_what_is_stored_comes_back(bucket, tmp_path, size):
     assert local_copy(str(path)) == path
     upload(path, tmp_path / "elsewhere/file")
     assert (tmp_path / "elsewhere/file").read_bytes() == path.read_bytes()
+
+
+def test_a_network_is_exported_to_s3_and_training_starts_from_there(bucket, tmp_path):
+    model = anysr.build(tiny_config().model)
+    anysr.save(model, tmp_path / "model.safetensors")
+    export_model(str(tmp_path / "model.safetensors"), bucket / "out.safetensors")
+    config = tiny_config(f"train.init_from={bucket}/out.safetensors")
+    assert config.train.resolved() == config.train
+    assert load_config(None, local_paths(config)).train.init_from == config.train.init_from
+    other = anysr.build(tiny_config().model)
+    assert not torch.equal(other.state_dict()["encoder.head.weight"], model.state_dict()["encoder.head.weight"])
+    assert warm_start(other, bucket / "out.safetensors") == []
+    assert all(torch.equal(other.state_dict()[name], value) for name, value in model.state_dict().items())
+    with pytest.raises(FatalError, match=r"train\.init_from: there is no s3://"):
+        warm_start(other, bucket / "absent.safetensors")
 
 
 def test_texts_and_absence(bucket, tmp_path):

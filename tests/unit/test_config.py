@@ -1,4 +1,6 @@
+import importlib
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,7 +9,8 @@ import pytest
 import yaml
 
 from pipeline.config_file import changed_keys, json_schema, load_config
-from pipeline.errors import UserError
+from pipeline.errors import UserError, run_command
+from pipeline.run import placed
 from tests.conftest import ROOT
 
 GROUPS = "model.subnets=[{scales: [1, 2], encoder_width: 0.5}, {scales: [%s, 4]}]"
@@ -44,9 +47,20 @@ def test_the_resolved_configuration_reads_back_the_same():
         (GROUPS % "1.5", "overlap between 1.5 and 2.0"),
         ("model.subnets=[{scales: [1, 2]}, {scales: [2, 4]}]", "widths must grow"),
         ("train.steps=abc", "valid integer"),
+        ("train.steps=yes", r"^train\.steps must be a number, got true .or yes, on.$"),
+        ("train.learning_rate=true", r"train\.learning_rate must be a number, got true"),
+        ("train.clip_norm=off", r"train\.clip_norm must be a number, got false"),
+        ("ray.num_workers=[true, 4]", r"ray\.num_workers\.0 must be a number"),
+        ("ray.num_workers=true", r"ray\.num_workers must be a number"),
+        ("sampling.full_width_probability=[0, 0, 0, no]", r"full_width_probability\.3 must be a number"),
+        ("model.encoder.num_blocks=true", r"model\.encoder\.num_blocks must be a number"),
+        ("model.subnets=[{scales: [true, 4]}]", r"model\.subnets\.0\.scales\.0 must be a number"),
         ("train.batch_size=0", "greater than or equal to 1, got 0"),
         ("ray.num_workers=3", "choose a multiple of 3"),
         ("ray.num_workers=[1, 8]", "= 3; choose a multiple of 840, or fewer numbers of workers"),
+        ("data.cache=s3://bucket/cache", r"data\.cache: s3://bucket/cache is on S3, but"),
+        ("train.init_from=models:/anysr@champion", "write its model file first, with jobs/register.py export"),
+        ("train.init_from=gs://bucket/m.pth", r"train\.init_from: gs: is no place"),
         ("data.queries_per_crop=1000000", "smallest HR crop"),
         ("sampling.group_weights=[1]", "1 values for 4 scale groups"),
         ("sampling={groups_per_step: all, group_weights: cost}", "no effect on groups_per_step"),
@@ -74,7 +88,15 @@ def test_a_batch_of_all_groups_divides_among_them():
         UserError, match=r"ray\.num_workers x train\.accumulate x the scale groups = 8; choose a multiple"
     ):
         load_config(None, [every_group, "ray.num_workers=2", "train.batch_size=12"])
+    with pytest.raises(UserError, match=r"choose a multiple of 4, or sampling\.groups_per_step one$"):
+        load_config(None, [every_group, "train.batch_size=6"])
     assert load_config(None, [every_group, "ray.num_workers=2", "train.batch_size=16"])
+
+
+def test_what_is_true_or_false_stays_so():
+    config = load_config(None, ["ray.use_gpu=yes", "train.cuda_graphs=off", "model=ecbsr-m4c16-x4"])
+    assert (config.ray.use_gpu, config.train.cuda_graphs) == (True, False)
+    assert load_config(None, ["model=ecbsr-m4c16-x4", "model.decoder.collapsed=false"])
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "\x00"])
@@ -159,6 +181,34 @@ def test_a_network_in_the_box_is_no_path(monkeypatch, tmp_path):
     assert load_config(None, ["train.init_from=m.pth"]).train.resolved().init_from == tmp_path / "m.pth"
 
 
+def test_places_are_read_alike_wherever_one_is_named(tmp_path):
+    config = load_config(None, [f"train.init_from=file:{tmp_path}/a%20b.pth", f"data.cache=file:{tmp_path}/cache"])
+    assert (config.train.init_from, config.data.cache) == (tmp_path / "a b.pth", tmp_path / "cache")
+    assert (
+        str(load_config(None, ["train.init_from=s3://bucket/m.pth"]).train.resolved().init_from) == "s3://bucket/m.pth"
+    )
+    assert placed(load_config(None, [f"run.storage=file:{tmp_path}/runs"])).run.storage == f"{tmp_path}/runs"
+
+
+@pytest.mark.parametrize(
+    ("job", "arguments"),
+    [
+        ("evaluate", ["--model", "bicubic", "--suite", "x", "--out", "s3://bucket/rows"]),
+        ("evaluate", ["--model", "bicubic", "--suite", "x", "--report", "s3://bucket/report.html"]),
+        ("report", ["rows", "--report", "s3://bucket/report.html"]),
+        ("prepare_data", ["--root", "s3://bucket/data"]),
+    ],
+)
+def test_what_must_be_on_this_machine_is_refused_on_s3_before_anything_is_done(
+    monkeypatch, tmp_path, capsys, job, arguments
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [job, *arguments])
+    assert run_command(importlib.import_module(f"jobs.{job}").main) == 2
+    assert f"error: {arguments[-1]} is on S3, but this must be on this machine" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("remote", [False, True])
 def test_paths_are_this_machines_unless_the_address_is_a_tunnels(monkeypatch, remote):
     from pipeline.on_ray import submit
@@ -223,8 +273,43 @@ def test_the_database_of_a_folder_that_yaml_would_cut_short(monkeypatch, tmp_pat
 
     (tmp_path / "a #b").mkdir()
     monkeypatch.chdir(tmp_path / "a #b")
-    overrides = local_paths(load_config(None, []))
+    overrides = local_paths(load_config(None, []), own_cluster=True)
     assert load_config(None, overrides).tracking.uri == f"sqlite:///{tmp_path}/a #b/mlflow.db"
+
+
+def test_a_running_cluster_keeps_its_mlflow_server_where_none_is_named_here(monkeypatch, tmp_path):
+    from pipeline.on_ray.submit import local_paths
+
+    def named(*overrides):
+        config = load_config(None, overrides)
+        return load_config(None, [*overrides, *local_paths(config)]).tracking.uri
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert named() is None
+    assert named("tracking.uri=http://host:5000") == "http://host:5000"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x.db")
+    assert named() == f"sqlite:///{tmp_path}/x.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://host:5000")
+    assert named() is None  # the variable goes along
+
+
+@pytest.mark.parametrize("address", [None, "http://127.0.0.1:8265"])
+def test_only_a_cluster_started_here_is_given_this_folders_database(monkeypatch, tmp_path, address):
+    from jobs import submit
+
+    sent = []
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(submit, "LocalCluster", lambda: nullcontext(SimpleNamespace(environment={})))
+    monkeypatch.setattr(submit, "follow_job", lambda root, files, python, arguments, *rest: sent.extend(arguments))
+    monkeypatch.setattr(submit, "exit_on_signals", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["submit.py"])
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    submit.main()
+    assert (f'tracking.uri="sqlite:///{tmp_path}/mlflow.db"' in sent) == (address is None)
 
 
 def test_a_configuration_on_s3_is_read_and_sent_along(monkeypatch):

@@ -206,6 +206,35 @@ def test_what_is_no_suite(tmp_path):
         open_suite(f"s={tmp_path}/hr,{tmp_path}/one", parse_scales(["2", "3"]))
 
 
+def test_paths_of_a_suite_may_hold_what_parts_its_name_and_folders(tmp_path, monkeypatch):
+    for folder, size in (("d/x=1,y/HR", (20, 16)), ("d/x=1,y/LR/X=2", (10, 8))):
+        save(tmp_path / folder / "0.png", *size)
+    monkeypatch.chdir(tmp_path)
+    scales = parse_scales(["2"])
+    for text, name in (
+        ("s=d/x=1,y/HR,d/x=1,y/LR/X={scale}", "s"),
+        ("d/x=1,y/HR,d/x=1,y/LR/X={scale}", "x=1,y"),
+        (f"{tmp_path}/d/x=1,y", "x=1,y"),
+        ("s=d/x=1,y", "s"),
+    ):
+        suite = open_suite(text, scales)
+        assert (suite.name, suite.folder) == (name, tmp_path / "d/x=1,y/HR")
+        assert len(suite.lr.get(scales[0], ())) == ("LR" in text)
+    monkeypatch.chdir(tmp_path / "d")
+    assert open_suite("x=1,y", scales).name == "x=1,y"
+    with pytest.raises(UserError, match=r"suite x: there is no folder .*/d/2"):
+        open_suite("x=2", scales)
+
+
+def test_a_models_path_may_hold_an_equals_sign(tmp_path, monkeypatch):
+    (tmp_path / "a=b").mkdir()
+    anysr.save(anysr.build("ecbsr-m4c16-x4"), tmp_path / "a=b/m.safetensors")
+    monkeypatch.chdir(tmp_path)
+    for text in ("mine=a=b/m.safetensors", f"mine={tmp_path}/a=b/m.safetensors"):
+        assert open_upscaler(text, "pil").name == "mine"
+    assert open_upscaler("a=b/m.safetensors", "pil").name == "m.safetensors"
+
+
 def test_lpips_is_the_packages(shared):
     import lpips
 

@@ -51,9 +51,10 @@ def tiny(tmp_path):
 
 
 class TestSpace:
-    def test_the_shipped_spaces_are_valid_in_all_corners(self):
-        for file in (SPACE, ROOT / "jobs/configs/ablation.yaml"):
-            assert len(load_space(file, BASE).corner_configs) > 10
+    @pytest.mark.parametrize("space", ["search.yaml", "ablation.yaml"])
+    @pytest.mark.parametrize("config", ["photos.yaml", "anysr-tiny.yaml", "anysr-base.yaml"])
+    def test_the_shipped_spaces_are_valid_in_all_corners_over_each_shipped_configuration(self, space, config):
+        assert len(load_space(ROOT / "jobs/configs" / space, ROOT / "jobs/configs" / config).corner_configs) > 10
 
     def test_the_reference_is_the_base_configuration_under_the_overlay(self):
         reference = load_space(SPACE, BASE).reference()
@@ -109,6 +110,8 @@ class TestSpace:
             ("search.trails=3", "did you mean 'trials'"),
             ("search.sampler=tpa", "should be 'tpe', 'nsga2'"),
             ("search.halving.frist=1", "did you mean 'first'"),
+            ("search.trials=yes", "search.trials must be a number, got true (or yes, on)"),
+            ("search.halving={factor: true}", "search.halving.factor must be a number"),
             ("train.lerning_rate={choose: [1, 2]}", "did you mean 'train.learning_rate'"),
             ("train.learning_rate={chose: [1, 2]}", "did you mean 'choose'"),
             ("model.subnets.group=3", "did you mean 'groups'"),
