@@ -21,7 +21,6 @@ from pipeline.data.photo_map import PhotoMap, trained_on
 from pipeline.data.photos import Pixels
 from pipeline.data.progress import shown_progress
 from pipeline.errors import FatalError, UserError
-from pipeline.files import held
 from pipeline.on_ray.submit import in_ray_job
 from pipeline.report import SCORES_FILE, print_table, write_pictures, write_scores
 from pipeline.run_folder import CONFIG_FILE, RunFolder
@@ -60,7 +59,7 @@ def run_training(config: TrainingConfig, fit: Fit) -> int:
         photos = open_photos(config, report)
     folder = RunFolder(config.run.storage, str(config.run.name), config.data.cache)
     folder.prepare(_checkpoint_bytes(config, model))
-    with held(folder.local, f"the run {config.run.name!r}"):
+    with folder.held(f"the run {config.run.name!r}"):
         return _run(config, model, photos, folder, fit)
 
 

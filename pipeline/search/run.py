@@ -13,7 +13,6 @@ from pipeline.config import OF_THE_NODE, TrainingConfig
 from pipeline.config_file import changed_keys
 from pipeline.data.photo_map import trained_on
 from pipeline.errors import UserError
-from pipeline.files import held
 from pipeline.on_ray.submit import in_ray_job
 from pipeline.run import placed
 from pipeline.run_folder import SPACE_FILE, RunFolder
@@ -37,7 +36,7 @@ def run_search(space: Space, execute: Execute) -> int:
     config = placed(_named(space.reference()))
     folder = RunFolder(config.run.storage, str(config.run.name), config.data.cache)
     folder.prepare(_ROOM_BYTES)
-    with held(folder.local, f"the search {config.run.name!r}"):
+    with folder.held(f"the search {config.run.name!r}"):
         folder.keep_to("search")
         _keep_description(folder, space)
         _check_photos(space)
