@@ -13,6 +13,7 @@ from pipeline.run import run_training
 from pipeline.run_folder import RunFolder
 from pipeline.search import search as search_module
 from pipeline.search.ablation import ablation_rows
+from pipeline.search.ledger import Report, Trial
 from pipeline.search.objectives import Objectives, pareto_front, step_macs, steps_for
 from pipeline.search.partition import group_weights, growing_widths, scale_groups
 from pipeline.search.proposals import open_proposals
@@ -206,6 +207,19 @@ class TestProposals:
             open_proposals(tiny("search.sampler=grid"))
         steps = ("model.subnets.edges=1", "model.subnets.encoder_width={between: [0.25, 0.5], step: 0.25}")
         assert len(open_proposals(tiny("search.sampler=grid", *steps)).listed) == 3 * 2 * 2
+
+    def test_what_fails_is_proposed_no_more(self, tiny):
+        """As wide encoders might that diverge."""
+        proposals, failed = open_proposals(tiny("search.trials=40")), []
+        for number in range(40):
+            chosen = proposals.next(number).chosen
+            failed.append(chosen["model.subnets.encoder_width"] > 0.35)
+            outcome = (
+                {"status": "failed"} if failed[-1] else {"status": "finished", "reports": [Report(1, 1, {"2": 30})]}
+            )
+            proposals.tell(Trial(number, chosen, {"train": {"steps": 1}}, 1e9 * (1 + number % 5), 1, **outcome))
+        assert sum(failed[:10]) > 5
+        assert sum(failed[20:]) < 5
 
 
 class Machine:
