@@ -22,6 +22,7 @@ from pipeline.data.photos import Pixels
 from pipeline.data.progress import shown_progress
 from pipeline.errors import FatalError, UserError
 from pipeline.on_ray.submit import in_ray_job
+from pipeline.output import outlasting_readers
 from pipeline.report import SCORES_FILE, print_table, write_pictures, write_scores
 from pipeline.run_folder import CONFIG_FILE, RunFolder
 from pipeline.storage.places import S3Uri, parse_place
@@ -51,6 +52,7 @@ Fit = Callable[[TrainingConfig, SinkSpec], Fitted]
 _INTERRUPTED = 130
 
 
+@outlasting_readers()
 def run_training(config: TrainingConfig, fit: Fit) -> int:
     """Train with ``fit``, then write, log and register the results; returns the exit code."""
     config = placed(config)

@@ -14,6 +14,7 @@ from pipeline.config_file import changed_keys
 from pipeline.data.photo_map import trained_on
 from pipeline.errors import UserError
 from pipeline.on_ray.submit import in_ray_job
+from pipeline.output import outlasting_readers
 from pipeline.run import placed
 from pipeline.run_folder import SPACE_FILE, RunFolder
 from pipeline.search.outputs import write_outputs
@@ -28,6 +29,7 @@ _FREE = ("trials", "concurrent")
 _ROOM_BYTES = 50_000_000
 
 
+@outlasting_readers()
 def run_search(space: Space, execute: Execute) -> int:
     """Let ``execute`` run the trials, then write what came of them; returns the exit code.
 
