@@ -37,7 +37,10 @@ def test_the_resolved_configuration_reads_back_the_same():
         ("trian.steps=1", "did you mean 'train'"),
         ("model.encoder.num_block=3", "did you mean 'model.encoder.num_blocks'"),
         ("model.encoder={kind: rdn, num_block: 3}", "did you mean 'model.encoder.num_blocks'"),
-        ("model.encoder.growth=3", "unknown key 'model.encoder.growth'"),
+        (
+            "model.encoder.growth=3",
+            "unknown key 'model.encoder.growth'; allowed here: adapt_every, block_channels, chan",
+        ),
         ("model.decoder.kind=liff", "model.decoder.kind must be one of liif, srno"),
         ("model.subnets=[{scales: [1, 2], encodr_width: 1}]", "encoder_width"),
         (GROUPS % "2.5", "leave a hole between 2.0 and 2.5"),

@@ -108,6 +108,9 @@ class TestSpace:
         ("override", "message"),
         [
             ("search.trails=3", "did you mean 'trials'"),
+            ("serach.trials=3", "did you mean 'search'"),
+            ("xyzzy.trials=3", "allowed: data, model, ray, run, sampling, search, tracking"),
+            ("model.name={choose: [anysr-tiny, anysr-base]}", "model.name must be the name of one network"),
             ("search.sampler=tpa", "should be 'tpe', 'nsga2'"),
             ("search.halving.frist=1", "did you mean 'first'"),
             ("train.lerning_rate={choose: [1, 2]}", "did you mean 'train.learning_rate'"),
