@@ -104,8 +104,15 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("rollback", parents=[common], help="the champion before becomes champion again")
     one = commands.add_parser("export", parents=[common], help="write a version's model file")
     one.add_argument("version")
-    one.add_argument("file", type=Path)
+    one.add_argument("file", type=_file)
     return parser
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if not path.name:
+        raise argparse.ArgumentTypeError(f"must name the file to write, such as model.safetensors, got {text!r}")
+    return path
 
 
 def _finite(text: str) -> float:

@@ -13,8 +13,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.config import LOCK_SUFFIX
 from pipeline.errors import UserError, one_line
-from pipeline.registry.lock import LOCK_SUFFIX
 from pipeline.tracking.mlflow_run import with_password, without_password
 from pipeline.tracking.uri import check_database, local_database, uri_or_default
 from pipeline.train.state import MODEL_FILE

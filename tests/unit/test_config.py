@@ -54,6 +54,7 @@ def test_the_resolved_configuration_reads_back_the_same():
         ("sampling.group_weights=[1]", "1 values for 4 scale groups"),
         ("sampling={groups_per_step: all, group_weights: cost}", "no effect on groups_per_step"),
         ("run.name=a/b", "run.name"),
+        ("tracking.registered_model=a.promoting", "must not end with .promoting, as the registry's locks do, got 'a"),
         ("steps", "key.sub=value"),
         ("train=3", "train"),
         ("train.learning_rate=.inf", "finite"),
