@@ -439,3 +439,14 @@ def test_the_ablation_table_compares_single_changes(tiny, tmp_path):
 
 def test_rows_of_nothing_are_none(tiny):
     assert ablation_rows(tiny(), []) == []
+
+
+def test_tunes_own_records_of_killed_searches_are_removed_and_nothing_else(tmp_path):
+    from pipeline.on_ray.tune import _remove_records
+
+    for name in ("tune-0a1b2c3d/s-000", "trials/s-000/tune-0"):
+        (tmp_path / name).mkdir(parents=True)
+    _remove_records(str(tmp_path), None)
+    assert [path.name for path in tmp_path.iterdir()] == ["trials"]
+    assert (tmp_path / "trials/s-000/tune-0").is_dir()
+    _remove_records(str(tmp_path / "absent"), None)
