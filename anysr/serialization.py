@@ -27,16 +27,14 @@ def save(model: AnySR, path: str | os.PathLike[str], *, half: bool = False) -> N
 
     Args:
         model: the network, or what torch.compile, ``DataParallel`` or ``DistributedDataParallel`` made of it.
-        path: ``*.safetensors``.
+        path: of the file, best ``*.safetensors``, which is what it is; :func:`load` goes by the content.
         half: store float32 weights as float16, at half the size; :func:`load` gives float32 again.
 
     Raises:
         TypeError: not such a network, or not a path.
-        ValueError: a path that is not ``*.safetensors``; with ``half``, a weight that float16 cannot hold.
+        ValueError: with ``half``, a weight that float16 cannot hold.
     """
     model, target = _unwrapped(model), _path(path)
-    if target.suffix != ".safetensors":
-        raise ValueError(f"model files are safetensors and named so, *.safetensors, got {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
     # One key: the format does not keep the order of several, and equal networks are to be equal files.
     description = {"format": _FORMAT, "config": model.config.to_dict()} | ({"widen": True} if half else {})

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -32,6 +33,7 @@ from pipeline.data.draws import ScaleGroupSampler, crop_macs
 from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import Pixels, decode_rgb, list_photos
 from pipeline.data.samples import StepBatches
+from pipeline.errors import run_command
 from pipeline.evaluation.environment import processor, short_commit
 from pipeline.evaluation.upscalers import to_tensor
 from pipeline.train.state import TrainState
@@ -110,7 +112,7 @@ class Row:
     commit: str
 
 
-def main() -> None:
+def main() -> int:
     """Make the rows that are missing, seed by seed, then the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--train", type=Path, help="folder of photos to train on")
@@ -123,7 +125,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.report:
         write_report(args.out)
-        return
+        return 0
     if args.train is None or args.kodak is None:
         parser.error("--train and --kodak are needed to make rows")
     torch.set_num_threads(1)
@@ -138,6 +140,7 @@ def main() -> None:
             _append(args.out, rows)
             print(f"seed {seed} {variant}: " + "  ".join(f"x{r.scale:g} {r.own:.2f}" for r in rows), flush=True)
     write_report(args.out)
+    return 0
 
 
 def configure(*overrides: str, seed: int, steps: int = 1000) -> TrainingConfig:
@@ -213,4 +216,4 @@ def _append(path: Path, rows: Sequence[Row]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -21,6 +21,7 @@ from anysr.cli.timing import QUICK
 from anysr.imaging import Picture
 from anysr.upscaling import Enlargement, Limits, Request, Upscaler
 from anysr.upscaling.measure import measure
+from pipeline.errors import run_command
 
 _CASES = (((48, 80), 1.7), ((90, 120), 2.37), ((120, 160), 3.3), ((200, 300), 2.0), ((320, 240), 2.8))
 _RUNS = 10
@@ -75,4 +76,4 @@ def _rows(upscaler: Upscaler, lr_size: tuple[int, int], scale: float) -> list[di
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

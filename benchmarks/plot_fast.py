@@ -1,7 +1,8 @@
-"""Draw the results of ``benchmarks.fast_vs_textbook``: python -m benchmarks.plot_fast results.csv [results.png]."""
+"""Draw the results of benchmarks.fast_vs_textbook: python -m benchmarks.plot_fast results.csv [results.png]."""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import sys
 from pathlib import Path
@@ -9,11 +10,16 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 
+from pipeline.errors import run_command
 
-def main() -> None:
+
+def main() -> int:
     """One group of bars per network and scale, one bar per precision and kernel choice."""
-    source = Path(sys.argv[1])
-    target = Path(sys.argv[2]) if len(sys.argv) > 2 else source.with_suffix(".png")
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("results", type=Path, help="what fast_vs_textbook wrote with --csv")
+    parser.add_argument("picture", type=Path, nargs="?", help="else beside the results")
+    args = parser.parse_args()
+    source, target = args.results, args.picture or args.results.with_suffix(".png")
     rows = [row for row in csv.DictReader(source.open()) if row["subnet"] == "full"]
     groups = sorted({(row["network"], float(row["scale"])) for row in rows}, reverse=True)
     forms = sorted({(row["precision"], row["kernels"]) for row in rows})
@@ -32,7 +38,8 @@ def main() -> None:
     axes.set_title(f"{rows[0]['lr_px']}² LR, {rows[0]['threads']} thread(s), {rows[0]['cpu']}", fontsize=9)
     axes.legend(fontsize=8)
     figure.savefig(target, dpi=150)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

@@ -28,7 +28,7 @@ from pipeline.registry.listing import print_versions
 from pipeline.registry.promotion import CANDIDATE, CHAMPION, promote, roll_back
 from pipeline.registry.resolve import export_model
 from pipeline.registry.versions import Registry, Version, open_registry
-from pipeline.storage.places import parse_place
+from pipeline.storage.places import Place, S3Uri, parse_place
 
 
 def main() -> int:
@@ -105,8 +105,15 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("rollback", parents=[common], help="the champion before becomes champion again")
     one = commands.add_parser("export", parents=[common], help="write a version's model file")
     one.add_argument("version")
-    one.add_argument("file", type=parse_place, help="here or on S3")
+    one.add_argument("file", type=_file, help="here or on S3")
     return parser
+
+
+def _file(text: str) -> Place:
+    place = parse_place(text)
+    if not (place.key if isinstance(place, S3Uri) else place.name):
+        raise argparse.ArgumentTypeError(f"must name the file to write, such as model.safetensors, got {text!r}")
+    return place
 
 
 def _finite(text: str) -> float:

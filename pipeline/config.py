@@ -96,6 +96,7 @@ class DegradationConfig(Section):
 
 
 # Keys of ``data`` that belong to the machine: no two runs differ by them.
+LOCK_SUFFIX = ".promoting"  # of the registered model that is the lock of another one's promotion
 OF_THE_NODE = ("cache", "cache_gb", "loader_processes")
 
 
@@ -343,6 +344,13 @@ class TrackingConfig(Section):
     """MLflow experiment that the run belongs to; one that does not exist is made."""
     registered_model: str = Field("anysr", pattern=r"""^[^/:'"]+$""")
     """Name in MLflow's registry under which the finished network becomes a version."""
+
+    @field_validator("registered_model")
+    @classmethod
+    def _no_lock(cls, value: str) -> str:
+        if value.endswith(LOCK_SUFFIX):
+            raise ValueError(f"must not end with {LOCK_SUFFIX}, as the registry's locks do")
+        return value
 
     @field_validator("uri")
     @classmethod

@@ -25,6 +25,8 @@ def explain(error: ValidationError, classes: Mapping[str, str], schema: Schema) 
     found = error.errors()
     faults = [without_class(fault) for fault in found if is_of(classes, fault["loc"])] or found
     described = schema()
+    for part, name in classes.items():  # of the other kinds no key would fit
+        described["$defs"]["ModelConfig"]["properties"][part] = {"$ref": f"#/$defs/{name}"}
     return "; ".join(dict.fromkeys(_explained(fault, described) for fault in _of_one_type(faults, described)))
 
 

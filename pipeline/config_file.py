@@ -87,8 +87,10 @@ def with_named_model(values: dict[str, Any]) -> dict[str, Any]:
     name = changes.pop("name", None)
     if name is None:
         return values
+    if not isinstance(name, str):
+        raise UserError(f"model.name must be the name of one network, which is no choice of a search, got {name!r}")
     try:
-        return {**values, "model": named_values(str(name), changes)}
+        return {**values, "model": named_values(name, changes)}
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -4,17 +4,36 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 from anysr.files import write_whole
 from pipeline.errors import UserError
+
+T = TypeVar("T")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a file in one piece: a reader, or a crash, sees the old content or the new."""
     write_whole(path, text.encode())
+
+
+def parsed_lines(content: bytes, parse: Callable[[Any], T], where: object, mend: str) -> list[T]:
+    """What ``parse`` makes of each line of JSON; a last line that was cut short is left out.
+
+    Raises:
+        UserError: another line is damaged; ``where`` and ``mend`` are told.
+    """
+    found = []
+    for number, line in enumerate(content.split(b"\n")[:-1], start=1):
+        try:
+            found.append(parse(json.loads(line)))
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f"line {number} of {where} is damaged; {mend}") from None
+    return found
 
 
 def sha256(path: Path) -> str:

@@ -21,8 +21,8 @@ from pipeline.data.photo_map import PhotoMap, trained_on
 from pipeline.data.photos import Pixels
 from pipeline.data.progress import shown_progress
 from pipeline.errors import FatalError, UserError
-from pipeline.files import held
 from pipeline.on_ray.submit import in_ray_job
+from pipeline.output import outlasting_readers
 from pipeline.report import SCORES_FILE, print_table, write_pictures, write_scores
 from pipeline.run_folder import CONFIG_FILE, RunFolder
 from pipeline.storage.places import S3Uri, parse_place
@@ -54,6 +54,7 @@ Fit = Callable[[TrainingConfig, SinkSpec], Fitted]
 _INTERRUPTED = 130
 
 
+@outlasting_readers()
 def run_training(config: TrainingConfig, fit: Fit) -> int:
     """Train with ``fit``, then write, log and register the results; returns the exit code."""
     config = placed(config)
@@ -62,7 +63,7 @@ def run_training(config: TrainingConfig, fit: Fit) -> int:
         photos = open_photos(config, report)
     folder = RunFolder(config.run.storage, str(config.run.name), config.data.cache)
     folder.prepare(_checkpoint_bytes(config, model))
-    with held(folder.local, f"the run {config.run.name!r}"):
+    with folder.held(f"the run {config.run.name!r}"):
         return _run(config, model, photos, folder, fit)
 
 

@@ -6,12 +6,15 @@ import hashlib
 import os
 import shutil
 import socket
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.files import write_text
+from pipeline.files import held, write_text
 from pipeline.storage import s3
 from pipeline.storage.cache import cache_root
+from pipeline.storage.owner import owned
 from pipeline.storage.places import S3Uri, parse_place
 from pipeline.storage.transfer import read_text, upload
 
@@ -61,6 +64,19 @@ class RunFolder:
                 f"run.storage {self.local} has {free / 1e6:.0f} MB free, but the checkpoints need "
                 f"{needed_bytes / 1e6:.0f} MB; free some space, lower ray.keep_checkpoints, or {mend}"
             )
+
+    @contextmanager
+    def held(self, what: str) -> Iterator[None]:
+        """Keep other processes, and for a place on S3 other machines, out while the block runs.
+
+        Raises:
+            UserError: another one is at work there.
+        """
+        with held(self.local, what), self._owned(what):
+            yield
+
+    def _owned(self, what: str) -> AbstractContextManager[None]:
+        return owned(self.place, self.local, what) if isinstance(self.place, S3Uri) else nullcontext()
 
     def keep_to(self, kind: str) -> None:
         """Refuse a folder of another kind of work: its files and its tracked run would be taken for one's own.

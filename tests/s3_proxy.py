@@ -17,6 +17,7 @@ class S3Proxy:
         refusing: answer with this status instead, such as 503.
         cut_bytes: close the connection after so many bytes of each answer.
         bytes_per_s: send answers no faster.
+        knows_conditions: do as asked by If-Match and If-None-Match; otherwise such writes are refused with 501.
         counts: requests by method.
     """
 
@@ -25,6 +26,7 @@ class S3Proxy:
         self.refusing: int | None = None
         self.cut_bytes: int | None = None
         self.bytes_per_s: float | None = None
+        self.knows_conditions = True
         self.counts: Counter[str] = Counter()
         handler = type("Handler", (_Handler,), {"proxy": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -46,9 +48,11 @@ class _Handler(BaseHTTPRequestHandler):
         proxy.counts[self.command] += 1
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         if proxy.refusing is not None:
-            self.send_response(proxy.refusing)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+            self._refuse(proxy.refusing)
+            return
+        conditional = self.command == "PUT" and ("If-Match" in self.headers or "If-None-Match" in self.headers)
+        if conditional and not proxy.knows_conditions:
+            self._refuse(501, b"<Error><Code>NotImplemented</Code><Message>A header is unknown</Message></Error>")
             return
         upstream = http.client.HTTPConnection(proxy.target, timeout=60)
         try:
@@ -63,6 +67,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True  # as if nobody were there
         finally:
             upstream.close()
+
+    def _refuse(self, status: int, content: bytes = b"") -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     def _answer(self, answer: http.client.HTTPResponse, content: bytes) -> None:
         self.send_response(answer.status)

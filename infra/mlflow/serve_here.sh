@@ -59,6 +59,11 @@ fi
 
 password_file=$folder/password
 umask 077
+exec 9> "$folder/.lock"
+if ! flock --nonblock 9; then
+    echo "error: $folder is served already; end that server first, or choose another FOLDER" >&2
+    exit 2
+fi
 if ! [ -s "$password_file" ]; then
     head -c 24 /dev/urandom | od -An -tx1 | tr -d ' \n' > "$password_file.new"
     mv "$password_file.new" "$password_file"
@@ -79,7 +84,7 @@ if ! [ -s "$data/ready" ]; then
 fi
 set -m # each server is a process group of its own
 "${owner[@]}" "$pg_bin/postgres" -D "$data" -p "$postgres_port" -c listen_addresses=localhost \
-    -c unix_socket_directories="$folder/postgres" -c logging_collector=off > "$folder/postgres.log" 2>&1 &
+    -c unix_socket_directories="$folder/postgres" -c logging_collector=off >> "$folder/postgres.log" 2>&1 9>&- &
 postgres=$!
 server=
 finish() {
@@ -109,7 +114,7 @@ export MLFLOW_S3_ENDPOINT_URL=${MLFLOW_S3_ENDPOINT_URL:-${AWS_ENDPOINT_URL:-}}
 [ -n "$MLFLOW_S3_ENDPOINT_URL" ] || unset MLFLOW_S3_ENDPOINT_URL
 cd "$folder"
 "$mlflow" server --host=127.0.0.1 --port="$mlflow_port" --artifacts-destination="$artifacts" --workers="${MLFLOW_WORKERS:-1}" \
-    ${MLFLOW_ALLOWED_HOSTS:+--allowed-hosts="$MLFLOW_ALLOWED_HOSTS"} > "$folder/mlflow.log" 2>&1 &
+    ${MLFLOW_ALLOWED_HOSTS:+--allowed-hosts="$MLFLOW_ALLOWED_HOSTS"} >> "$folder/mlflow.log" 2>&1 9>&- &
 server=$!
 echo "MLflow at http://127.0.0.1:$mlflow_port, artifacts in $artifacts; logs in $folder"
 wait -n "$server" "$postgres" || true

@@ -42,13 +42,15 @@ class PhotoMap:
         skipped: one line per photo left out under ``on_error=skip``.
     """
 
-    def __init__(self, folder: Path, photos: Path, digests: Mapping[str, str], min_side_px: int = 1) -> None:
+    def __init__(
+        self, folder: Path, photos: Path, digests: Mapping[str, str], min_side_px: int, sets_side: str
+    ) -> None:
         index = json.loads((folder / INDEX).read_text())
         self.photos, self.digests = photos, digests
         self.fingerprint: str = index["fingerprint"]
         entries = [Entry(**entry) for entry in index["entries"]]
         small = [entry for entry in entries if min(entry.height, entry.width) < min_side_px]
-        self.skipped: list[str] = [*index["unusable"], *(_too_small(entry, min_side_px) for entry in small)]
+        self.skipped: list[str] = [*index["unusable"], *(_too_small(entry, min_side_px, sets_side) for entry in small)]
         self._entries = [entry for entry in entries if min(entry.height, entry.width) >= min_side_px]
         # A plain view: slicing the memmap type itself costs microseconds each time.
         self._pixels = np.asarray(np.memmap(folder / "pixels.u8", dtype=np.uint8, mode="r"))
@@ -65,7 +67,11 @@ class PhotoMap:
 
 
 def open_photo_map(
-    photos: Path, config: DataConfig, min_side_px: int = 1, report: Report = lambda done, total: None
+    photos: Path,
+    config: DataConfig,
+    min_side_px: int = 1,
+    report: Report = lambda done, total: None,
+    sets_side: str = "data.lr_crop_px or the largest scale",
 ) -> PhotoMap:
     """Decode a folder of photos, or find them decoded.
 
@@ -77,6 +83,7 @@ def open_photo_map(
         config: where decoded photos are kept, and what happens to those that cannot be used.
         min_side_px: smaller photos cannot be used.
         report: told how many photos are decoded, and of how many.
+        sets_side: what of the configuration decides on ``min_side_px``.
 
     Raises:
         UserError: no photos; or, unless ``config.on_error`` is "skip", one that cannot be decoded, is
@@ -95,7 +102,7 @@ def open_photo_map(
                 shutil.rmtree(target, ignore_errors=True)
                 partial.rename(target)
             note_use(target)
-            found = PhotoMap(target, photos, digests, min_side_px)
+            found = PhotoMap(target, photos, digests, min_side_px, sets_side)
     except OSError as error:
         shutil.rmtree(target.with_suffix(".partial"), ignore_errors=True)
         raise UserError(
@@ -122,10 +129,10 @@ def trained_on(train: PhotoMap, validation: PhotoMap) -> str | None:
     )
 
 
-def _too_small(entry: Entry, min_side_px: int) -> str:
+def _too_small(entry: Entry, min_side_px: int, sets_side: str) -> str:
     return (
-        f"{entry.name} is {entry.width} x {entry.height}, smaller than the {min_side_px} px that the largest crop "
-        "needs; lower data.lr_crop_px or the largest scale, remove it, or set data.on_error=skip"
+        f"{entry.name} is {entry.width} x {entry.height}, smaller than the {min_side_px} px that are needed of a side; "
+        f"lower {sets_side}, remove it, or set data.on_error=skip"
     )
 
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from anysr.files import whole_file
 from pipeline.errors import UserError, one_line
+from pipeline.files import parsed_lines
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -173,10 +174,6 @@ def _read_parquet(path: Path) -> list[Row]:
 
 
 def _read_journal(path: Path) -> list[Row]:
-    rows: list[Row] = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
-        try:
-            rows.append(Row(**json.loads(line)))
-        except (ValueError, TypeError):
-            break  # the process was killed inside this line
-    return rows
+    content = path.read_bytes() if path.is_file() else b""
+    mend = "remove that line, and give the command again: its score is made anew"
+    return parsed_lines(content, lambda values: Row(**values), path, mend)

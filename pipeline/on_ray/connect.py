@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError, one_line
+from pipeline.listening import check_listening
 from pipeline.on_ray.cluster import LocalCluster
 
 # Read by Ray when it is imported; a cluster's token must be there too by then.
@@ -40,22 +41,39 @@ def connected(num_cpus: int | None = None) -> Iterator[None]:
         # resources of a run whose driver was stopped, look for a cluster and give up where the host has several.
         path = os.pathsep.join(filter(None, [str(_ROOT), os.getenv("PYTHONPATH")]))
         environment = {"env_vars": {"PYTHONPATH": path, "RAY_ADDRESS": address}}
-        try:
-            init_ray(address, runtime_env=environment)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UserError(
-                f"no Ray cluster answers at {address} ({one_line(error)[:200]}); correct RAY_ADDRESS, or unset it to "
-                "have one started here"
-            ) from None
+        init_ray(address, runtime_env=environment)
         stack.callback(ray.shutdown)
         yield
 
 
 def init_ray(address: str | None = None, **options: Any) -> None:
-    """``ray.init`` that leaves SIGTERM to the command: Ray's handler aborts it, and leaves its cluster behind."""
+    """``ray.init`` at an address, else at RAY_ADDRESS, else with a cluster of its own.
+
+    SIGTERM is left to the command: Ray's handler aborts it, and leaves its cluster behind.
+
+    Raises:
+        UserError: the cluster does not answer.
+    """
     import ray
 
+    named = address or os.environ.get("RAY_ADDRESS", "")
     on_sigterm = signal.getsignal(signal.SIGTERM)
-    ray.init(address, log_to_driver=False, logging_level="warning", **options)
+    try:
+        _check_listening(named)
+        ray.init(address, log_to_driver=False, logging_level="warning", **options)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        if not named:
+            raise
+        raise UserError(
+            f"no Ray cluster answers at {named} ({one_line(error)[:200]}); correct RAY_ADDRESS, or unset it to "
+            "have one started here"
+        ) from None
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, on_sigterm)
+
+
+def _check_listening(address: str) -> None:
+    """Ray itself would try for minutes. Addresses such as "auto" and "local" name no port."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        check_listening(host.strip("[]"), int(port))

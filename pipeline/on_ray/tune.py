@@ -20,7 +20,7 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")
 
 import ray
-from pyarrow.fs import LocalFileSystem
+from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
@@ -39,6 +39,7 @@ from pipeline.tracking.tracker import SinkSpec
 for _logger in ("ray.tune.analysis", "ray.tune.execution.tune_controller"):
     logging.getLogger(_logger).setLevel(logging.CRITICAL)
 
+_RECORD = "tune-"
 _LAST_RUNG = 99
 _DRIVER_BYTES = 64 * 2**20
 _PERCENT, _SCORE, _PSNRS, _ERROR = "percent", "score", "psnr_by_scale", "error"
@@ -55,7 +56,8 @@ def search_on_ray(search: Search) -> None:
     if not ray.is_initialized():
         init_ray()
     concurrent, (path, filesystem) = _concurrent(search), ray_storage(search.config)
-    folder, name = f"{path}/{search.config.run.name}", f"tune-{secrets.token_hex(4)}"
+    folder, name = f"{path}/{search.config.run.name}", f"{_RECORD}{secrets.token_hex(4)}"
+    _remove_records(folder, filesystem)  # of processes that were killed
     tuner = tune.Tuner(
         # The trial itself only waits: with a CPU of its own it would starve its workers on a small cluster.
         tune.with_resources(_trial, {"memory": _DRIVER_BYTES}),
@@ -79,8 +81,16 @@ def search_on_ray(search: Search) -> None:
         with _own_errors():
             tuner.fit()
     finally:
-        with suppress(OSError):
-            (filesystem or LocalFileSystem()).delete_dir(f"{folder}/{name}")
+        _remove_records(folder, filesystem)
+
+
+def _remove_records(folder: str, filesystem: FileSystem | None) -> None:
+    """Tune's of this search, on which nobody else works."""
+    files = filesystem or LocalFileSystem()
+    with suppress(OSError):
+        for found in files.get_file_info(FileSelector(folder, allow_not_found=True)):
+            if found.base_name.startswith(_RECORD):
+                files.delete_dir(found.path)
 
 
 def _trial(arguments: dict[str, Any]) -> None:

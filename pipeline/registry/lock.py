@@ -21,10 +21,10 @@ from contextlib import contextmanager, suppress
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from pipeline.config import LOCK_SUFFIX
 from pipeline.errors import UserError
 
 STALE_S = 30.0
-LOCK_SUFFIX = ".promoting"  # of the registered model that is the lock
 _WAIT_S = 90.0
 _OWNER = "anysr.owner"
 

@@ -13,10 +13,10 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from pipeline.config import LOCK_SUFFIX
 from pipeline.errors import UserError, one_line, without_secrets
-from pipeline.registry.lock import LOCK_SUFFIX
 from pipeline.tracking.mlflow_run import with_password, without_password
-from pipeline.tracking.uri import local_database, uri_or_default
+from pipeline.tracking.uri import check_database, local_database, uri_or_default
 from pipeline.train.state import MODEL_FILE
 
 _ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
@@ -53,6 +53,7 @@ class Registry:
     def __init__(self, uri: str, name: str) -> None:
         self.uri, self.name = uri, name
         with self.answering():
+            check_database(uri)
             self.client = MlflowClient(with_password(uri))
 
     def versions(self) -> list[Version]:
@@ -138,7 +139,7 @@ class Registry:
         """
         try:
             yield
-        except (MlflowException, SQLAlchemyError) as error:
+        except (MlflowException, SQLAlchemyError, ConnectionError) as error:
             if getattr(error, "error_code", "") == _ABSENT[0]:
                 raise UserError(
                     f"{one_line(error)[:200]} at {self.uri}; {self._models()}, or name another registry in "

@@ -22,9 +22,10 @@ optuna.logging.set_verbosity(optuna.logging.WARNING)
 _STATES = {
     "running": TrialState.RUNNING,
     "finished": TrialState.COMPLETE,
-    # Scores of other amounts of training are not comparable: a stopped trial only tells that it was among the worse.
+    # Scores of other amounts of training are not comparable: a stopped trial only tells that it was among the worse,
+    # and so does one that failed, mostly because its loss was no number any more. Optuna forgets those that FAIL.
     "stopped": TrialState.PRUNED,
-    "failed": TrialState.FAIL,
+    "failed": TrialState.PRUNED,
 }
 _TRIES = 100
 

@@ -13,8 +13,8 @@ from pipeline.config import OF_THE_NODE, TrainingConfig
 from pipeline.config_file import changed_keys
 from pipeline.data.photo_map import trained_on
 from pipeline.errors import UserError
-from pipeline.files import held
 from pipeline.on_ray.submit import in_ray_job
+from pipeline.output import outlasting_readers
 from pipeline.run import placed
 from pipeline.run_folder import SPACE_FILE, RunFolder
 from pipeline.search.outputs import write_outputs
@@ -29,6 +29,7 @@ _FREE = ("trials", "concurrent")
 _ROOM_BYTES = 50_000_000
 
 
+@outlasting_readers()
 def run_search(space: Space, execute: Execute) -> int:
     """Let ``execute`` run the trials, then write what came of them; returns the exit code.
 
@@ -37,7 +38,7 @@ def run_search(space: Space, execute: Execute) -> int:
     config = placed(_named(space.reference()))
     folder = RunFolder(config.run.storage, str(config.run.name), config.data.cache)
     folder.prepare(_ROOM_BYTES)
-    with held(folder.local, f"the search {config.run.name!r}"):
+    with folder.held(f"the search {config.run.name!r}"):
         folder.keep_to("search")
         _keep_description(folder, space)
         _check_photos(space)

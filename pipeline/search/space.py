@@ -157,6 +157,7 @@ def load_space(space: Place, config: Place | None, overrides: Sequence[str] = ()
     overlay = read_yaml(space)
     for override in overrides:
         apply_override(overlay, override)
+    check_keys(overlay, ("search", *TrainingConfig.model_fields), str(space))
     settings = parse_settings(overlay.pop("search", None))
     variables: dict[str, Variable] = {}
     fixed = _without_variables(with_named_model(overlay), (), variables)

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,6 +33,7 @@ _CONNECT_S, _READ_S = 5.0, 30.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 5.0
 _TRANSIENT = {"SlowDown", "RequestTimeout", "Throttling", "ThrottlingException", "TooManyRequests", "InternalError"}
 _MISSING = {"404", "NoSuchKey", "NoSuchBucket", "NotFound"}
+_OVERTAKEN = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}  # the last: it was removed meanwhile
 _DAMAGED_TRIES = 3
 _JITTER = random.Random()  # not the global one, which a program may seed alike in all of its processes
 
@@ -59,6 +61,21 @@ class S3Object:
     etag: str
 
 
+@dataclass(frozen=True)
+class Version:
+    """An object as it was at one time.
+
+    Attributes:
+        content: all of it.
+        etag: changes with the content.
+        age_s: how long ago it was written, by S3's clock.
+    """
+
+    content: bytes
+    etag: str
+    age_s: float
+
+
 def list_objects(folder: S3Uri) -> list[S3Object]:
     """Every object below a prefix, in the order of their keys."""
     prefix = f"{folder.key}/" if folder.key else ""
@@ -83,17 +100,47 @@ def describe(uri: S3Uri) -> S3Object | None:
 
 def read(uri: S3Uri) -> bytes | None:
     """An object's content; None if there is none."""
+    found = read_version(uri)
+    return None if found is None else found.content
 
-    def get() -> bytes | None:
+
+def read_version(uri: S3Uri) -> Version | None:
+    """An object as it is now; None if there is none."""
+
+    def get() -> Version | None:
         try:
             answer = _client().get_object(Bucket=uri.bucket, Key=uri.key)
-            return bytes(answer["Body"].read())
+            now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+            age_s = (now - answer["LastModified"]).total_seconds()
+            return Version(bytes(answer["Body"].read()), answer["ETag"], age_s)
         except Exception as error:
             if _code(error) == "NoSuchKey":
                 return None
             raise
 
     return patiently(get, uri)
+
+
+def replace(uri: S3Uri, content: bytes, before: Version | None) -> bool:
+    """Store a small object where it is still as it was read, None for absent; False where another wrote meanwhile.
+
+    False, too, where it was stored but S3's answer was lost. A server that knows no conditions stores it in any case.
+    """
+    condition = {"IfNoneMatch": "*"} if before is None else {"IfMatch": before.etag}
+
+    def put() -> bool:
+        try:
+            _client().put_object(Bucket=uri.bucket, Key=uri.key, Body=content, **condition)
+        except Exception as error:
+            if _code(error) == "NotImplemented":
+                condition.clear()
+                return put()
+            if _code(error) in _OVERTAKEN:
+                return False
+            raise
+        return True
+
+    return patiently(put, uri)
 
 
 def metadata(uri: S3Uri) -> dict[str, str] | None:

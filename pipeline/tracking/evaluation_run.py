@@ -15,7 +15,7 @@ from pipeline.evaluation.protocols import mean_score
 from pipeline.evaluation.rows import Row
 from pipeline.evaluation.scales import Scale
 from pipeline.evaluation.upscalers import INTERPOLATION
-from pipeline.tracking.uri import local_database, uri_or_default
+from pipeline.tracking.uri import check_database, local_database, uri_or_default
 
 _EXPERIMENT, _TAG = "anysr-evaluation", "anysr.scores"
 _AT_ONCE = 1000  # metrics that MLflow takes in one request
@@ -48,6 +48,7 @@ def log_evaluation(uri: str | None, rows: Sequence[Row], folder: Path, report: P
     values = mean_values(rows)
     digest = hashlib.sha256(repr(sorted(values.items())).encode()).hexdigest()[:16]
     try:
+        check_database(uri)
         client = MlflowClient(with_password(uri))
         database = local_database(uri)
         run_id = _run(client, digest, _title(rows), None if database is None else database.resolve().parent)

@@ -14,10 +14,11 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from anysr.files import write_whole
 from pipeline.errors import UserError, one_line
-from pipeline.files import write_text
+from pipeline.files import parsed_lines
 from pipeline.storage import s3
-from pipeline.storage.places import S3Uri, parse_place
+from pipeline.storage.places import Place, S3Uri, parse_place
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,11 @@ class JsonlSink:
     def last_steps(self) -> dict[str, int]:
         if not self._path.exists():
             return {}
-        lines = self._path.read_text().splitlines(keepends=True)
-        complete = [line for line in lines if line.endswith("\n")]
-        if complete != lines:
-            write_text(self._path, "".join(complete))
-        return _last_steps(complete)
+        content = self._path.read_bytes()
+        complete = content[: content.rfind(b"\n") + 1]
+        if complete != content:
+            write_whole(self._path, complete)
+        return _last_steps(complete, self._path)
 
     def write(self, metrics: list[Metric]) -> None:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -174,8 +175,10 @@ class S3JsonlSink:
         self._text = ""
 
     def last_steps(self) -> dict[str, int]:
-        self._text = (s3.read(self._uri) or b"").decode()
-        return _last_steps(self._text.splitlines())
+        content = s3.read(self._uri) or b""
+        steps = _last_steps(content, self._uri)
+        self._text = content.decode()
+        return steps
 
     def write(self, metrics: list[Metric]) -> None:
         text = self._text + _lines(metrics)
@@ -187,12 +190,9 @@ def _lines(metrics: list[Metric]) -> str:
     return "".join(json.dumps(vars(metric)) + "\n" for metric in metrics)
 
 
-def _last_steps(lines: list[str]) -> dict[str, int]:
+def _last_steps(content: bytes, where: Place) -> dict[str, int]:
     steps: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            metric = json.loads(line)
-        except ValueError:
-            raise UserError(f"line {number} of the run's metrics.jsonl is damaged; remove that line") from None
-        steps[metric["name"]] = max(metric["step"], steps.get(metric["name"], -1))
+    mend = "remove that line: what it held is lost, the metrics after it are kept"
+    for name, step in parsed_lines(content, lambda metric: (str(metric["name"]), int(metric["step"])), where, mend):
+        steps[name] = max(step, steps.get(name, -1))
     return steps

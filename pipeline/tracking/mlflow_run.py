@@ -29,7 +29,7 @@ from pipeline.storage.places import parse_place
 from pipeline.tracking.metric_log import Metric, MetricLog
 from pipeline.tracking.system_metrics import recorded_load
 from pipeline.tracking.tracker import SinkSpec
-from pipeline.tracking.uri import is_database_server, local_database, stripped, uri_or_default
+from pipeline.tracking.uri import check_database, is_database_server, local_database, stripped, uri_or_default
 from pipeline.tracking.versions import VersionFacts
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)
@@ -68,6 +68,7 @@ class MlflowRun:
         self.uri = uri = without_password(uri)
         self._config, self._parent = config, parent
         try:
+            check_database(uri)
             mlflow.set_tracking_uri(with_password(uri))
             self._client = MlflowClient(with_password(uri))
             self.run_id = self._find_or_create(anew)

@@ -7,6 +7,9 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from pipeline.errors import SECRET_QUERY_KEYS
+from pipeline.listening import check_listening
+
+_DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}  # and the ports that they listen at by default
 
 
 def uri_or_default(given: str | None, folder: Path = Path()) -> str:
@@ -29,7 +32,19 @@ def stripped(uri: str) -> str:
 
 def is_database_server(uri: str) -> bool:
     """Whether it is a database that is neither a file nor behind an MLflow server."""
-    return urlsplit(uri).scheme.partition("+")[0] in ("postgresql", "mysql", "mssql")
+    return urlsplit(uri).scheme.partition("+")[0] in _DATABASES
+
+
+def check_database(uri: str) -> None:
+    """Return if its server listens, or it is no database server; MLflow itself would try for two minutes.
+
+    Raises:
+        ConnectionError: it does not.
+    """
+    parts = urlsplit(uri)
+    # A list of hosts, or a socket in the query, is left to the client.
+    if is_database_server(uri) and parts.hostname and "," not in parts.netloc:
+        check_listening(parts.hostname, parts.port or _DATABASES[parts.scheme.partition("+")[0]])
 
 
 def local_database(uri: str) -> Path | None:

@@ -58,14 +58,17 @@ class LocalContext:
         return self._stop
 
     def request_stop(self, signal_number: int, frame: FrameType | None) -> None:
-        """First signal: save and stop after this step. Second: stop at once."""
-        if self._stop:
+        """First signal: save and stop after this step. Second: stop at once.
+
+        A terminal that is closed may send SIGHUP twice: by itself and by its shell.
+        """
+        if self._stop and signal_number != signal.SIGHUP:
             raise KeyboardInterrupt
         self._stop = True
 
 
 def fit_locally(config: TrainingConfig, sink: SinkSpec) -> Fitted:
-    """Train in this process; SIGINT and SIGTERM save a checkpoint first."""
+    """Train in this process; SIGINT, SIGTERM and a terminal that is closed save a checkpoint first."""
     torch.set_num_threads(config.ray.cpus_per_worker * config.ray.most_workers)
     place = parse_place(config.run.storage) / str(config.run.name)
     if exists(place / RAY_SNAPSHOT):
@@ -84,7 +87,10 @@ def fit_locally(config: TrainingConfig, sink: SinkSpec) -> Fitted:
 
 @contextmanager
 def _stopping_on_signals(context: LocalContext) -> Iterator[None]:
-    before = {number: signal.signal(number, context.request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, context.request_stop) for number in numbers}
     try:
         yield
     finally:

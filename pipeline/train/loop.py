@@ -88,9 +88,10 @@ def open_photos(config: TrainingConfig, report: Report = lambda done, total: Non
         photo_folder(folder, split, data.cache, data.cache_gb)
         for folder, split in ((data.train, "train"), (data.validation, "validation"))
     )
+    scored = "validation.scales" if config.validation.crop_px is None else "validation.crop_px"
     return (
         open_photo_map(train, data, config.hr_crop_px, report),
-        open_photo_map(validation, data, config.validation_px, report),
+        open_photo_map(validation, data, config.validation_px, report, scored),
     )
 
 

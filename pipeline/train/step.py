@@ -54,7 +54,7 @@ def train_step(state: TrainState, model: nn.Module, batches: Sequence[Batch], co
     losses = [_backward(model, part, 1 / len(parts), device, config, part is parts[-1]) for part in parts]
     total = torch.stack(losses).sum()
     norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), config.clip_norm or math.inf)
-    state.watch.add(total, norm, batches, state.step)
+    state.watch.add(losses, norm, parts, state.step)
     state.optimizer.step()
     if state.ema is not None:
         state.ema.update_parameters(state.model)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pty
 import signal
 import socket
 import subprocess
@@ -35,7 +37,7 @@ def test_the_same_seed_gives_the_same_run(undisturbed):
         assert row in done.stdout
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_stopped_run_submitted_again_ends_with_the_same_weights(undisturbed, number):
     name = f"stopped-{number.name}"
     command = local_command(*LONG, JSONL, f"run.storage={undisturbed}", f"run.name={name}")
@@ -52,6 +54,32 @@ def test_a_stopped_run_submitted_again_ends_with_the_same_weights(undisturbed, n
     assert series(undisturbed, name) == series(undisturbed, "plain")
     for metric in ("eval/photos_x2/psnr_y", "eval/photos_x4/psnr_y_full"):
         assert series(undisturbed, name, metric) == series(undisturbed, "plain", metric)
+
+
+def test_a_run_outlasts_its_readers_and_under_nohup_its_terminal(undisturbed):
+    """As `train.py --local | head` leaves it."""
+    command = local_command(*LONG, JSONL, f"run.storage={undisturbed}", "run.name=unread")
+    process = subprocess.Popen(["nohup", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment())
+    process.stdout.readline()
+    process.stdout.close()
+    wait_for(lambda: len(series(undisturbed, "unread")) >= 2, 120)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(180) == 0
+    assert weights(undisturbed, "unread") == weights(undisturbed, "plain")
+
+
+def test_a_terminal_that_is_closed_costs_no_step(tmp_path):
+    command = local_command(*LONG, JSONL, f"run.storage={tmp_path}", "run.name=closed")
+    ours, terminal = pty.openpty()
+    process = subprocess.Popen(command, stdout=terminal, stderr=terminal, env=environment())
+    os.close(terminal)
+    wait_for(lambda: len(series(tmp_path, "closed")) >= 2, 120)
+    os.close(ours)
+    for _ in range(2):  # from the terminal and from its shell
+        process.send_signal(signal.SIGHUP)
+    assert process.wait(60) == 130
+    (checkpoint,) = sorted((tmp_path / "closed/checkpoints").iterdir())[-1:]
+    assert int(checkpoint.name.removeprefix("step_")) >= series(tmp_path, "closed")[-1][0]
 
 
 def test_a_finished_run_is_left_alone_and_a_changed_one_refused(undisturbed):

@@ -1,5 +1,7 @@
 import io
+import json
 import math
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.perceptual import LpipsAlex
 from pipeline.evaluation.plan import Candidate, Evaluation
 from pipeline.evaluation.protocols import PROTOCOLS, protocol_for
-from pipeline.evaluation.rows import Row
+from pipeline.evaluation.rows import Row, read_rows
 from pipeline.evaluation.scales import Scale, named_sweeps, parse_scales, sides
 from pipeline.evaluation.score import score
 from pipeline.evaluation.suites import open_suite
@@ -353,3 +355,15 @@ def test_models_need_names_of_their_own(tmp_path):
     with pytest.raises(UserError, match="a released checkpoint"):
         open_upscaler(str(tmp_path / "none.safetensors"), "pil")
     assert open_upscaler("plain=bicubic", "pil").name == "plain"
+
+
+@pytest.mark.parametrize("damage", [b"{", b"\xff", b"3", b'{"model": "net"}'])
+def test_a_damaged_line_of_the_journal_is_named_and_a_last_one_cut_short_left_out(tmp_path, damage):
+    key = ("d", "s", "a.png", "e", 2.0, 2.0, "pil", "liif", "auto", "psnr")
+    row = Row(*key, "net", "any-scale", "Y", 2, 2, 30.0)
+    line, journal = json.dumps(asdict(row)).encode(), tmp_path / "rows.journal.jsonl"
+    journal.write_bytes(line + b"\n" + line[:20])
+    assert read_rows(tmp_path) == [row]
+    journal.write_bytes(line + b"\n" + damage + b"\n" + line + b"\n")
+    with pytest.raises(UserError, match=f"line 2 of {journal} is damaged; remove that line, and give the command"):
+        read_rows(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -225,6 +226,20 @@ def served(folder: str, artifacts: str) -> str:
 def test_mlflow_here_takes_relative_folders(programs):
     served("server", "artifacts")
     assert f"--artifacts-destination={Path.cwd()}/artifacts" in programs.read_text()
+
+
+def test_mlflow_here_leaves_another_server_of_its_folder_and_its_logs_alone(programs):
+    logs = [Path("server/mlflow.log"), Path("server/postgres.log")]
+    Path("server").mkdir()
+    for log in logs:
+        log.write_text("before\n")
+    with Path("server/.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert "server is served already; end that server first" in served("server", "artifacts")
+        assert not programs.exists()
+    served("server", "artifacts")
+    assert "mlflow server" in programs.read_text()
+    assert [log.read_text().splitlines()[0] for log in logs] == ["before"] * 2
 
 
 def test_mlflow_here_says_which_folders_cannot_be(programs, monkeypatch):

@@ -95,6 +95,17 @@ def test_the_file_sink_drops_a_line_cut_short(tmp_path):
     assert len(path.read_text().splitlines()) == 4
 
 
+@pytest.mark.parametrize("damage", [b"{", b"\xff", b"3", b'{"name": "loss"}', b'{"name": "loss", "step": null}'])
+def test_a_damaged_line_is_named(tmp_path, damage):
+    path = tmp_path / "metrics.jsonl"
+    sink = JsonlSink(path)
+    sink.write([Metric("loss", 0.5, 1, 0)])
+    path.write_bytes(path.read_bytes() + damage + b"\n")
+    sink.write([Metric("loss", 0.5, 2, 0)])
+    with pytest.raises(UserError, match=f"line 2 of {path} is damaged; remove that line"):
+        sink.last_steps()
+
+
 def test_a_dead_sink_is_not_asked_at_every_metric(monkeypatch):
     monkeypatch.setattr(MetricLog, "RETRY_S", 60)
     asked = []

@@ -9,6 +9,8 @@ from pipeline.data.degrade import lr_hr_pair, resize_bicubic
 from pipeline.data.photo_map import open_photo_map, trained_on
 from pipeline.data.photos import decode_rgb, list_photos, photo_folder
 from pipeline.errors import UserError
+from pipeline.train.loop import open_photos
+from tests.tiny import tiny_config
 
 
 def noise(height=40, width=50, channels=3, seed=0):
@@ -99,6 +101,20 @@ def test_unusable_photos_end_the_run_or_are_listed(folder, fault, tmp_path):
     assert photos.names == ["0.png", "1.png", "2.png"]
     assert len(photos.skipped) == 1
     assert "bad.png" in photos.skipped[0]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (("data.train={}", "data.lr_crop_px=48"), "data.lr_crop_px or the largest scale"),
+        (("data.validation={}", "validation.crop_px=48"), "validation.crop_px"),
+        (("data.validation={}", "validation.crop_px=null", "validation.scales=[12]"), "validation.scales"),
+    ],
+)
+def test_a_photo_that_is_too_small_names_the_key_that_wants_more(folder, overrides, key):
+    config = tiny_config(*(override.format(folder) for override in overrides))
+    with pytest.raises(UserError, match=rf"0\.png is 50 x 40, smaller than the \d+ px .*; lower {key}, remove it, or"):
+        open_photos(config)
 
 
 def test_whatever_pillow_raises_for_a_damaged_file_is_one_line(folder, monkeypatch):

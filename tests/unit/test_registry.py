@@ -157,6 +157,14 @@ def test_margins_are_finite_numbers(monkeypatch, capsys, option, text):
     assert f"argument {option}: must be a finite number, such as 0.02, got '{text}'" in said
 
 
+@pytest.mark.parametrize("text", ["", ".", "/"])
+def test_a_model_is_exported_into_a_file(monkeypatch, capsys, text):
+    monkeypatch.setattr(sys, "argv", ["register.py", "export", "1", text])
+    with pytest.raises(SystemExit):
+        register.main()
+    assert f"must name the file to write, such as model.safetensors, got '{text}'" in capsys.readouterr().err
+
+
 def test_models_that_are_not_there_or_empty_are_told(monkeypatch, capsys):
     client = MagicMock()
     client.search_model_versions.return_value = []

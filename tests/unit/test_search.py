@@ -13,6 +13,7 @@ from pipeline.run import run_training
 from pipeline.run_folder import RunFolder
 from pipeline.search import search as search_module
 from pipeline.search.ablation import ablation_rows
+from pipeline.search.ledger import Report, Trial
 from pipeline.search.objectives import Objectives, pareto_front, step_macs, steps_for
 from pipeline.search.partition import group_weights, growing_widths, scale_groups
 from pipeline.search.proposals import open_proposals
@@ -108,6 +109,9 @@ class TestSpace:
         ("override", "message"),
         [
             ("search.trails=3", "did you mean 'trials'"),
+            ("serach.trials=3", "did you mean 'search'"),
+            ("xyzzy.trials=3", "allowed: data, model, ray, run, sampling, search, tracking"),
+            ("model.name={choose: [anysr-tiny, anysr-base]}", "model.name must be the name of one network"),
             ("search.sampler=tpa", "should be 'tpe', 'nsga2'"),
             ("search.halving.frist=1", "did you mean 'first'"),
             ("search.trials=yes", "search.trials must be a number, got true (or yes, on)"),
@@ -209,6 +213,19 @@ class TestProposals:
             open_proposals(tiny("search.sampler=grid"))
         steps = ("model.subnets.edges=1", "model.subnets.encoder_width={between: [0.25, 0.5], step: 0.25}")
         assert len(open_proposals(tiny("search.sampler=grid", *steps)).listed) == 3 * 2 * 2
+
+    def test_what_fails_is_proposed_no_more(self, tiny):
+        """As wide encoders might that diverge."""
+        proposals, failed = open_proposals(tiny("search.trials=40")), []
+        for number in range(40):
+            chosen = proposals.next(number).chosen
+            failed.append(chosen["model.subnets.encoder_width"] > 0.35)
+            outcome = (
+                {"status": "failed"} if failed[-1] else {"status": "finished", "reports": [Report(1, 1, {"2": 30})]}
+            )
+            proposals.tell(Trial(number, chosen, {"train": {"steps": 1}}, 1e9 * (1 + number % 5), 1, **outcome))
+        assert sum(failed[:10]) > 5
+        assert sum(failed[20:]) < 5
 
 
 class Machine:
@@ -438,3 +455,14 @@ def test_the_ablation_table_compares_single_changes(tiny, tmp_path):
 
 def test_rows_of_nothing_are_none(tiny):
     assert ablation_rows(tiny(), []) == []
+
+
+def test_tunes_own_records_of_killed_searches_are_removed_and_nothing_else(tmp_path):
+    from pipeline.on_ray.tune import _remove_records
+
+    for name in ("tune-0a1b2c3d/s-000", "trials/s-000/tune-0"):
+        (tmp_path / name).mkdir(parents=True)
+    _remove_records(str(tmp_path), None)
+    assert [path.name for path in tmp_path.iterdir()] == ["trials"]
+    assert (tmp_path / "trials/s-000/tune-0").is_dir()
+    _remove_records(str(tmp_path / "absent"), None)

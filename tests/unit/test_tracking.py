@@ -39,6 +39,7 @@ def connected(monkeypatch):
         monkeypatch.setattr(place, client)
     monkeypatch.setattr("pipeline.registry.versions.MlflowClient", client)
     monkeypatch.setattr(mlflow_run.mlflow, "set_tracking_uri", uris.append)
+    monkeypatch.setattr("pipeline.tracking.uri.check_listening", lambda host, port: None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", DATABASE)
     return uris
 

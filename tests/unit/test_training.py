@@ -1,6 +1,7 @@
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -192,17 +193,31 @@ def test_a_loss_that_is_no_number_names_step_scale_and_photos(batches):
         torch.testing.assert_close(tensor, before[name], equal_nan=True, atol=0, rtol=0)
 
 
+def test_of_several_groups_only_the_one_whose_loss_is_no_number_is_named(batches):
+    config = tiny_config("sampling.groups_per_step=all", "train.batch_size=8", "train.accumulate=2")
+    state = TrainState.fresh(config, CPU)
+    parts = [replace(part, names=(f"{part.draw.group}.webp",)) for part in StepBatches(batches._photos, config)[0]]
+
+    def one_group_diverges(lr, scale, size, subnet, coord):
+        answer = state.model(lr, scale, size, subnet=subnet, coord=coord)
+        return answer * math.nan if scale == parts[1].draw.scale else answer
+
+    named = rf"\(group 1, scale x{parts[1].draw.scale:.3f}, photos 1\.webp\); the last"
+    with pytest.raises(NonFiniteLossError, match=f"the loss is nan .* at step 0 {named}"):
+        train_step(state, one_group_diverges, parts, config.train)
+
+
 def test_a_device_that_is_not_waited_for_tells_its_first_bad_step_later(batches, monkeypatch):
     watch = FiniteWatch()
     monkeypatch.setattr(torch.Tensor, "device", torch.device("cuda"))  # as far as the watch can see
     number, nan = torch.tensor(0.5), torch.tensor(math.nan)
-    for step, values in enumerate([(number, number), (nan, number), (nan, nan)]):
-        watch.add(*values, batches[step], step)
+    for step, (loss, norm) in enumerate([(number, number), (nan, number), (nan, nan)]):
+        watch.add([loss], norm, batches[step], step)
     monkeypatch.undo()
     with pytest.raises(OneWorkerError, match=r"loss is nan and its gradient's norm 0\.5 at step 1 \(group"):
         watch.check()
     watch.check()
-    watch.add(number, number, batches[3], 3)
+    watch.add([number], number, batches[3], 3)
 
 
 def test_learning_rates_by_hand():
