@@ -303,7 +303,7 @@ def test_values_of_another_type_are_refused_as_a_configuration_is_made(kind, val
         kind(**values)
 
 
-def test_what_is_no_network_no_path_or_no_device_is_refused(tmp_path):
+def test_what_is_no_network_no_path_or_no_device_is_refused():
     with pytest.raises(TypeError, match=r"AnySR takes a ModelConfig, got 'rdn-liif'; anysr\.build takes names"):
         anysr.AnySR("rdn-liif")
     with pytest.raises(TypeError, match=r"cost is told of a network, .*, got 'rdn-liif'"):
