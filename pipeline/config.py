@@ -96,7 +96,6 @@ class DegradationConfig(Section):
 
 
 # Keys of ``data`` that belong to the machine: no two runs differ by them.
-LOCK_SUFFIX = ".promoting"  # of the registered model that is the lock of another one's promotion
 OF_THE_NODE = ("cache", "cache_gb", "loader_processes")
 
 
@@ -330,6 +329,9 @@ class RayConfig(Section):
     def most_workers(self) -> int:
         """Training uses no more."""
         return self.num_workers if isinstance(self.num_workers, int) else self.num_workers[1]
+
+
+LOCK_SUFFIX = ".promoting"  # of the registered model that is the lock of another one's promotion
 
 
 class TrackingConfig(Section):
