@@ -142,9 +142,8 @@ def test_versions_whose_model_file_is_gone_or_damaged_are_not_promoted_nor_rolle
     files = []
     for noise in (0.0, 0.1, 0.2):
         anysr.save(network(noise), tmp_path / "model.safetensors")
-        version = register(
-            tmp_path / "model.safetensors", uri, client.create_run(experiment).info.run_id, name, {}
-        )  # fmt: skip
+        run_id = client.create_run(experiment).info.run_id
+        version = register(tmp_path / "model.safetensors", None, uri, run_id, name, {})
         folder = client.get_model_version_download_uri(name, version).removeprefix("file://")
         files.append(Path(folder) / "artifacts/model.safetensors")
         resolve_model(f"models:/{name}/{version}", uri)  # this machine's copy does not count

@@ -202,7 +202,7 @@ def test_of_several_groups_only_the_one_whose_loss_is_no_number_is_named(batches
         answer = state.model(lr, scale, size, subnet=subnet, coord=coord)
         return answer * math.nan if scale == parts[1].draw.scale else answer
 
-    named = rf"\(group 1, scale x{parts[1].draw.scale:.3f}, photos 1\.webp\); the last"
+    named = rf"\(group 1, scale {parts[1].draw.scale_text(3)}, photos 1\.webp\); the last"
     with pytest.raises(NonFiniteLossError, match=f"the loss is nan .* at step 0 {named}"):
         train_step(state, one_group_diverges, parts, config.train)
 
