@@ -25,6 +25,7 @@ from anysr.cli.models import OpenedModel, open_model
 from anysr.metrics import psnr
 from pipeline.data.degrade import lr_hr_pair, resize_bicubic
 from pipeline.data.photos import Pixels, decode_rgb, list_photos
+from pipeline.errors import run_command
 
 _TOLERANCE_DB = 0.02
 
@@ -107,4 +108,4 @@ def _tensor(pixels: Pixels) -> torch.Tensor:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))
