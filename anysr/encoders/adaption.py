@@ -89,15 +89,6 @@ def _conv_norm(num_in: int, num_out: int) -> tuple[nn.Module, nn.Module]:
     return nn.Conv2d(num_in, num_out, 3, padding=1), nn.BatchNorm2d(num_out)
 
 
-def check_adapt_every(every: int, num_parts: int, parts: str) -> None:
-    """Refuse an interval that no adaption would follow: more parts than the encoder's ``num_parts``, of this key."""
-    if every > num_parts:
-        raise ValueError(
-            f"encoder.adapt_every must be at most encoder.{parts}, {num_parts}, or no adaption follows, got {every}; "
-            f"lower it, raise {parts}, or set 0 for a network without adaption"
-        )
-
-
 def make_adaptions(channels: int, num_parts: int, every: int) -> nn.ModuleList:
     """One adaption after every ``every`` of an encoder's parts; none with 0."""
     return nn.ModuleList(ScaleAdaption(channels) for _ in range(num_parts // every if every else 0))

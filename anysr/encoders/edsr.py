@@ -9,7 +9,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from anysr.encoders.adaption import ScaleAdaption, adapt, check_adapt_every, make_adaptions
+from anysr.encoders.adaption import ScaleAdaption, adapt, make_adaptions
 from anysr.encoders.tiles import Progress, Tile, new_map, sweep
 from anysr.fast_conv import fast_conv3x3
 from anysr.fields import set_typed
@@ -50,7 +50,6 @@ class EdsrConfig:
             raise ValueError(f"encoder.block_channels must be at least 1, or null, got {self.block_channels}")
         if not math.isfinite(self.residual_scale):
             raise ValueError(f"encoder.residual_scale must be a finite number, got {self.residual_scale}")
-        check_adapt_every(self.adapt_every, self.num_blocks, "num_blocks")
 
     @property
     def slim_channels(self) -> int:

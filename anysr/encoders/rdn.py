@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysr.encoders.adaption import ScaleAdaption, adapt, check_adapt_every, make_adaptions
+from anysr.encoders.adaption import ScaleAdaption, adapt, make_adaptions
 from anysr.encoders.tiles import Progress, Tile, Window, new_map, sweep
 from anysr.fast_conv import fast_conv3x3
 from anysr.fields import set_typed
@@ -58,7 +58,6 @@ class RdnConfig:
                 'encoder.narrow_growth must be at most growth where columns is "own", got '
                 f"{self.narrow_growth} and {self.growth}"
             )
-        check_adapt_every(self.adapt_every, self.num_blocks, "num_blocks")
 
     @property
     def slim_channels(self) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
@@ -92,13 +90,3 @@ def test_bad_settings_are_refused() -> None:
         RdnConfig(columns="both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="reduction"):
         RcanConfig(reduction=128)
-
-
-@pytest.mark.parametrize(
-    ("config", "parts"), [(EdsrConfig, "num_blocks"), (RdnConfig, "num_blocks"), (RcanConfig, "num_groups")]
-)
-def test_an_interval_that_no_adaption_would_follow_is_refused(config: Any, parts: str) -> None:
-    assert config(**{parts: 3}, adapt_every=3).adapt_every == 3
-    message = rf"encoder\.adapt_every must be at most encoder\.{parts}, 2, .*, got 3; lower it, raise {parts}, or set 0"
-    with pytest.raises(ValueError, match=message):
-        config(**{parts: 2}, adapt_every=3)
