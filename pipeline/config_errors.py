@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,7 +25,7 @@ def explain(error: ValidationError, classes: Mapping[str, str], schema: Schema) 
     """
     found = error.errors()
     faults = [without_class(fault) for fault in found if is_of(classes, fault["loc"])] or found
-    described = schema()
+    described = deepcopy(schema())  # which others read, too
     for part, name in classes.items():  # of the other kinds no key would fit
         described["$defs"]["ModelConfig"]["properties"][part] = {"$ref": f"#/$defs/{name}"}
     return "; ".join(dict.fromkeys(_explained(fault, described) for fault in _of_one_type(faults, described)))

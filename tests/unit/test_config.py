@@ -332,3 +332,12 @@ def test_a_configuration_on_s3_is_read_and_sent_along(monkeypatch):
     )
     submit.follow_job(ROOT, {"--config": place}, "python", [], {})
     assert sent == ["train: {steps: 7}"]
+
+
+def test_a_refusal_of_one_kind_of_network_leaves_what_is_known_of_others():
+    with pytest.raises(UserError):
+        load_config(None, ["model.encoder={kind: rdn, growth: 0.5}"])
+    with pytest.raises(UserError, match=r"model\.encoder\.num_blocks must be a number, got true"):
+        load_config(None, ["model.encoder={kind: rcan, num_blocks: true}"])
+    with pytest.raises(UserError, match=r"model\.encoder\.residual_scale must be a number, got true"):
+        load_config(None, ["model.encoder={kind: edsr, residual_scale: true}"])
