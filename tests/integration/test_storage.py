@@ -24,25 +24,10 @@ from pipeline.storage.transfer import exists, read_text, upload
 from pipeline.train.checkpoints import Checkpoints
 from pipeline.train.warm_start import warm_start
 from tests.conftest import ROOT
-from tests.s3_proxy import S3Proxy
-from tests.s3_server import BUCKET, running_server
+from tests.s3_server import BUCKET
 from tests.tiny import tiny_config
 
 from .helpers import wait_for
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    running = running_server(tmp_path_factory.mktemp("s3"))
-    yield running
-    running.kill()
-
-
-@pytest.fixture
-def proxy(server):
-    running = S3Proxy(server.endpoint)
-    yield running
-    running.close()
 
 
 @pytest.fixture

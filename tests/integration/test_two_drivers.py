@@ -15,8 +15,7 @@ from pipeline.storage import owner, s3
 from pipeline.storage.owner import OWNER_FILE, owned
 from pipeline.storage.places import S3Uri
 from tests.conftest import ROOT
-from tests.s3_proxy import S3Proxy
-from tests.s3_server import BUCKET, running_server
+from tests.s3_server import BUCKET
 from tests.tiny import tiny_config
 
 from .helpers import wait_for
@@ -31,20 +30,6 @@ with owner.owned(S3Uri({BUCKET!r}, "KEY"), Path("FOLDER"), "the run 'r'"):
     print("owned", flush=True)
     time.sleep(100)
 """
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    running = running_server(tmp_path_factory.mktemp("s3"))
-    yield running
-    running.kill()
-
-
-@pytest.fixture
-def proxy(server):
-    running = S3Proxy(server.endpoint)
-    yield running
-    running.close()
 
 
 @pytest.fixture
