@@ -6,11 +6,12 @@ The textbook form (tests/textbook_networks.py) runs in float32, whole image, wit
 published, once for each network, scale and round; then each precision, subnet and ``--kernels`` choice
 of ours. ``--train`` times an optimiser step instead (batch 4, LR 48 x 48, 2,304 queries each, data
 excluded). Times are the process's own on one thread (``time.process_time``), so that a busy machine
-disturbs them little, and wall time on more. ``peak_gflops`` is the best float32 product measured
-beforehand. ``saving_kept`` is the share of a narrower subnet's saving in multiply-adds that shows in
-its time, against the full one. Rows are added to the file; those it has already, of the same commit,
-processor and case, are not measured again, so that a long table can be made in pieces.
-``python -m benchmarks.plot_fast results.csv`` draws the picture; docs/speed.md tells what was found.
+disturbs them little, and wall time on more or on a GPU (``--device cuda``). ``peak_gflops`` is the
+best float32 product measured beforehand. ``saving_kept`` is the share of a narrower subnet's saving
+in multiply-adds that shows in its time, against the full one. Rows are added to the file; those it has
+already, of the same commit, processor and case, are not measured again, so that a long table can be
+made in pieces. ``python -m benchmarks.plot_fast results.csv`` draws the picture; docs/speed.md tells
+what was found.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Row:
     largest_difference: float
     threads: int
     load: float
-    cpu: str
+    cpu: str  # or the GPU
     torch: str
     python: str
     commit: str
@@ -81,7 +82,7 @@ def main() -> None:
     """Measure and write one CSV row per network, scale, precision, subnet and kernel choice."""
     args = parse()
     torch.set_num_threads(args.threads)
-    peak = peak_gflops(args.threads)
+    peak = peak_gflops(args)
     done = _done(args.out)
     with args.out.open("a", newline="") as file:
         writer = csv.DictWriter(file, [f.name for f in fields(Row)])
@@ -116,7 +117,7 @@ def _done(path: Path) -> set[tuple[str, ...]]:
 
 def _key(args: argparse.Namespace, network: str, scale: float, case: Case) -> tuple[str, ...]:
     task, size = ("train", 48) if args.train else ("infer", args.size)
-    return tuple(map(str, (task, network, *case, scale, size, args.threads, processor(), short_commit())))
+    return tuple(map(str, (task, network, *case, scale, size, args.threads, machine(args), short_commit())))
 
 
 def parse() -> argparse.Namespace:
@@ -129,6 +130,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kernels", nargs="+", choices=["on", "off"], default=["on", "off"], help="ANYSR_KERNELS")
     parser.add_argument("--size", type=int, default=256, help="height and width of the LR image")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--train", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("fast_vs_textbook.csv"))
@@ -138,11 +140,11 @@ def parse() -> argparse.Namespace:
 def measure(args: argparse.Namespace, network: str, scale: float, cases: list[Case], peak: float) -> Iterator[Row]:
     """The textbook and every fast form of one network at one scale, turn by turn."""
     torch.manual_seed(0)
-    model = AnySR(NETWORKS[network]).train(args.train)
+    model = AnySR(NETWORKS[network]).train(args.train).to(args.device)
     task = training_step if args.train else inference
     runs = [run for case in cases for run in task(model, scale, *case, args)[2:]]
     book_runs = task(model, scale, "full", "float32", "off", args)[:2]
-    seconds, answers = interleaved([*book_runs, *runs], args.repeats, args.threads)
+    seconds, answers = interleaved([*book_runs, *runs], args)
     book, book_encoder = seconds[:2]
     size = 48 if args.train else args.size
     costs = [cost(model, (size, size), scale, subnet) for subnet, _, _ in cases]
@@ -162,8 +164,14 @@ def measure(args: argparse.Namespace, network: str, scale: float, cases: list[Ca
             "train" if args.train else "infer", network, str(subnet), precision, kernel, scale, size, book, fast,
             book / fast, book_encoder, fast_encoder, (book - book_encoder) / upsampler_s, 1e-9 * costs[i].macs,
             saving_kept, 2e-9 * costs[i].executed_macs / fast, 2e-9 * executed / upsampler_s, peak, difference,
-            args.threads, os.getloadavg()[0], processor(), torch.__version__, platform.python_version(), short_commit(),
+            args.threads, os.getloadavg()[0], machine(args), torch.__version__, platform.python_version(),
+            short_commit(),
         )  # fmt: skip
+
+
+def machine(args: argparse.Namespace) -> str:
+    """What ran: the processor or the GPU."""
+    return torch.cuda.get_device_name() if args.device == "cuda" else processor()
 
 
 def _subnet(name: str) -> SubnetChoice:
@@ -177,7 +185,7 @@ def inference(
     model: AnySR, scale: float, subnet: SubnetChoice, precision: str, kernels: str, args: argparse.Namespace
 ) -> list[Run]:
     """Textbook and its encoder, then ours and its encoder; a subnet in its own, physically smaller form."""
-    lr = torch.rand(1, 3, args.size, args.size, generator=torch.Generator().manual_seed(0))
+    lr = torch.rand(1, 3, args.size, args.size, generator=torch.Generator().manual_seed(0)).to(args.device)
     chosen = model.subnet_for(subnet, scale)
     full = model.subnet_for("full", scale)
     given = model.extract(chosen.index).fuse().eval().to(getattr(torch, precision))
@@ -201,10 +209,12 @@ def inference(
 
 
 def training_step(
-    model: AnySR, scale: float, subnet: SubnetChoice, precision: str, kernels: str, _args: argparse.Namespace
+    model: AnySR, scale: float, subnet: SubnetChoice, precision: str, kernels: str, args: argparse.Namespace
 ) -> list[Run]:
     """Forward, backward and Adam, ours fused as in ``pipeline/train``; the encoder's share is not separated."""
-    lr, coord, hr = torch.rand(4, 3, 48, 48), torch.rand(4, 2304, 2) * 2 - 1, torch.rand(4, 2304, 3)
+    shapes = (4, 3, 48, 48), (4, 2304, 2), (4, 2304, 3)
+    lr, coord, hr = (torch.rand(shape, device=args.device) for shape in shapes)
+    coord = coord * 2 - 1
     published, ours = (torch.optim.Adam(model.parameters(), lr=1e-5, fused=fused) for fused in (None, True))
     size = round(48 * scale)
     chosen = model.subnet_for(subnet, scale)
@@ -222,18 +232,25 @@ def training_step(
 
     def fast() -> torch.Tensor:
         os.environ["ANYSR_KERNELS"] = kernels
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"):
+        with torch.autocast(args.device, torch.bfloat16, enabled=precision == "bfloat16"):
             return model(lr, scale, coord=coord, subnet=subnet)
 
     return [lambda: step(book, published), lambda: None, lambda: step(fast, ours), lambda: None]
 
 
-def interleaved(runs: list[Run], repeats: int, threads: int) -> tuple[list[float], list[torch.Tensor | None]]:
+def clock_of(args: argparse.Namespace) -> Callable[[], float]:
+    """Seconds so far: the process's own on one thread, else wall time, when the GPU has done what it was given."""
+    if args.device == "cuda":
+        return lambda: torch.cuda.synchronize() or time.perf_counter()
+    return time.process_time if args.threads == 1 else time.perf_counter
+
+
+def interleaved(runs: list[Run], args: argparse.Namespace) -> tuple[list[float], list[torch.Tensor | None]]:
     """Best time of each, and its answer, one round after the other; short runs several times a round."""
-    clock = time.process_time if threads == 1 else time.perf_counter
+    clock = clock_of(args)
     best = [float("inf")] * len(runs)
     answers: list[torch.Tensor | None] = [None] * len(runs)
-    for _ in range(repeats):
+    for _ in range(args.repeats):
         for i, run in enumerate(runs):
             for _ in range(3):
                 start = clock()
@@ -244,10 +261,11 @@ def interleaved(runs: list[Run], repeats: int, threads: int) -> tuple[list[float
     return best, answers
 
 
-def peak_gflops(threads: int) -> float:
-    """Best of plain and prepacked products of 2,048 x 256 x 256, GFLOP/s."""
-    clock = time.process_time if threads == 1 else time.perf_counter
-    x, weight, bias = torch.randn(2048, 256), torch.randn(256, 256), torch.zeros(256)
+def peak_gflops(args: argparse.Namespace) -> float:
+    """Best of plain and prepacked products of 2,048 x 256 x 256, GFLOP/s; of 131,072 rows on a GPU, to fill it."""
+    clock, rows = clock_of(args), 2048 if args.device == "cpu" else 2**17
+    shapes = (rows, 256), (256, 256), (256,)
+    x, weight, bias = (torch.randn(shape, device=args.device) for shape in shapes)
     best = 0.0
     with torch.no_grad():
         layer = FastLinear(weight, bias)
@@ -256,7 +274,7 @@ def peak_gflops(threads: int) -> float:
                 start = clock()
                 for _ in range(10):
                     run()
-                best = max(best, 10 * 2e-9 * 2048 * 256 * 256 / (clock() - start))
+                best = max(best, 10 * 2e-9 * rows * 256 * 256 / (clock() - start))
     return best
 
 

@@ -16,9 +16,9 @@ from torch import Tensor
 from anysr.decoders import Decoder, Liif, MetaSr, Srno
 
 
-def make_coord(size: tuple[int, int], batch: int) -> Tensor:
+def make_coord(size: tuple[int, int], batch: int, device: torch.device | None = None) -> Tensor:
     """(B, H * W, 2): every pixel centre, (y, x), row by row."""
-    axes = [-1 + 1 / n + (2 / n) * torch.arange(n).float() for n in size]
+    axes = [-1 + 1 / n + (2 / n) * torch.arange(n, device=device).float() for n in size]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(1, -1, 2).expand(batch, -1, -1)
 
 
@@ -64,7 +64,7 @@ def corners(feat: Tensor, coord: Tensor) -> Iterator[tuple[Tensor, Tensor, Tenso
     """Moved coordinates, relative coordinates and area of each of the four neighbours of each query."""
     batch, _, h, w = feat.shape
     size = coord.new_tensor([h, w])
-    centres = make_coord((h, w), batch).reshape(batch, h, w, 2).permute(0, 3, 1, 2)
+    centres = make_coord((h, w), batch, feat.device).reshape(batch, h, w, 2).permute(0, 3, 1, 2)
     for vy in (-1, 1):
         for vx in (-1, 1):
             moved = coord.clone()
@@ -89,7 +89,7 @@ def liif(decoder: Liif, feat: Tensor, image: Tensor, coord: Tensor, cell: tuple[
         preds.append(F.linear(x, decoder.layers[-1].weight[:, :width], decoder.layers[-1].bias))
         areas.append(area)
     total = areas[0] + areas[1] + areas[2] + areas[3]
-    rgb = torch.zeros(())
+    rgb = torch.zeros((), device=feat.device)
     for pred, area in zip(preds, reversed(areas), strict=True):
         rgb = rgb + pred * (area / total).unsqueeze(-1)
     if decoder.config.skip == "none":
@@ -146,7 +146,7 @@ def metasr(decoder: MetaSr, feat: Tensor, coord: Tensor, cell: tuple[float, floa
     batch, channels, h, w = feat.shape
     unfolded = F.unfold(feat, 3, padding=1).view(batch, channels * 9, h, w)
     half_lr, half_cell = coord.new_tensor([1 / h, 1 / w]), coord.new_tensor([cell[0] / 2, cell[1] / 2])
-    edges = make_coord((h, w), batch).reshape(batch, h, w, 2) - half_lr
+    edges = make_coord((h, w), batch, feat.device).reshape(batch, h, w, 2) - half_lr
     edge = coord - half_cell
     moved = (edge + 1e-6).clamp(-1 + 1e-6, 1 - 1e-6)
     rel = (edge - nearest(edges.permute(0, 3, 1, 2), moved)) * coord.new_tensor([h / 2, w / 2])

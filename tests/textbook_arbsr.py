@@ -12,11 +12,11 @@ from anysr.decoders import ArbSr
 def arbsr(decoder: ArbSr, feat: Tensor, size: tuple[int, int], scale: tuple[float, float], width: int) -> Tensor:
     """(B, 3, H, W) in the network's colour range."""
     batch, channels, h, w = feat.shape
-    ys, xs = (torch.arange(n).float() for n in size)
+    ys, xs = (torch.arange(n, device=feat.device).float() for n in size)
     ys, xs = (ys + 0.5) / scale[0], (xs + 0.5) / scale[1]
     frac_y = (ys - torch.floor(ys + 1e-3) - 0.5)[:, None].expand(size)
     frac_x = (xs - torch.floor(xs + 1e-3) - 0.5)[None].expand(size)
-    inverse = [torch.full(size, 1 / s) for s in (scale[1], scale[0])]
+    inverse = [torch.full(size, 1 / s, device=feat.device) for s in (scale[1], scale[0])]
     x = torch.stack([*inverse, frac_y, frac_x])[None]
     for layer in (decoder.body0, decoder.body2):
         x = torch.relu(F.conv2d(x, layer.weight, layer.bias))

@@ -56,7 +56,7 @@ def rdb_prefix(block, x: Tensor, scale: Pair, width: int) -> Tensor:
 
 def rdb_own(block, x: Tensor, scale: Pair, width: int) -> Tensor:
     config = block.config
-    keep = (torch.arange(config.growth) < width).float()[:, None, None]
+    keep = (torch.arange(config.growth, device=x.device) < width).float()[:, None, None]
     dense = x
     for i, layer in enumerate(block.convs):
         out = torch.relu(conv(layer, dense))
@@ -113,7 +113,7 @@ def adaption(module, x: Tensor, scale: Pair) -> Tensor:
     m = F.interpolate(m, scale_factor=2, mode="bilinear", align_corners=False)
     mask = torch.sigmoid(norm(module.after[1], conv(module.after[0], m)))[..., :height, :width]
     first, second = module.routing[0], module.routing[2]
-    inverse = torch.tensor([[1 / scale[0], 1 / scale[1]]])
+    inverse = torch.tensor([[1 / scale[0], 1 / scale[1]]], device=x.device)
     hidden = torch.relu(F.linear(inverse, first.weight, first.bias))
     routing = torch.softmax(F.linear(hidden, second.weight, second.bias), 1)
     kernel = (routing @ module.experts.flatten(1)).view(module.experts.shape[1:])

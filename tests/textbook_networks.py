@@ -26,6 +26,6 @@ def decode(
     """(N, 3, H, W) in the network's colours."""
     if model.config.decoder.kind == "arbsr":
         return textbook_arbsr.arbsr(model.decoder, feat, size, scale, width)
-    coord, cell = textbook.make_coord(size, len(feat)), (2 / size[0], 2 / size[1])
+    coord, cell = textbook.make_coord(size, len(feat), feat.device), (2 / size[0], 2 / size[1])
     rgb = textbook.decode(model.decoder, feat, image, coord, cell, width)
     return rgb.transpose(1, 2).reshape(len(feat), 3, *size)

@@ -149,8 +149,14 @@ def batches_from(dataset: StepBatches, steps: range, loader_processes: int) -> I
         num_workers=loader_processes,
         prefetch_factor=4 if loader_processes else None,
         pin_memory=torch.cuda.is_available(),
+        worker_init_fn=_leave_the_group,
     )
     return iter(loader)
+
+
+def _leave_the_group(_worker: int) -> None:
+    """Ctrl-C and ``timeout`` signal the whole process group: the loop stops and saves, its loaders go on until then."""
+    os.setpgid(0, 0)
 
 
 def _hr_size(lr_crop_px: int, scale: Pair) -> tuple[int, int]:

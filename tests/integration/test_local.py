@@ -56,6 +56,19 @@ def test_a_stopped_run_submitted_again_ends_with_the_same_weights(undisturbed, n
         assert series(undisturbed, name, metric) == series(undisturbed, "plain", metric)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_stops_the_loop_and_not_its_loaders(tmp_path, number):
+    """As Ctrl-C in a terminal and `timeout` send it."""
+    command = local_command(*LONG, JSONL, f"run.storage={tmp_path}", "run.name=group", "data.loader_processes=2")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen(command, **pipes, env=environment(), start_new_session=True)
+    wait_for(lambda: len(series(tmp_path, "group")) >= 2, 120, process)
+    os.killpg(process.pid, number)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors) == (130, "")
+    assert "stopped at step" in output
+
+
 def test_a_run_outlasts_its_readers_and_under_nohup_its_terminal(undisturbed):
     """As `train.py --local | head` leaves it."""
     command = local_command(*LONG, JSONL, f"run.storage={undisturbed}", "run.name=unread")
