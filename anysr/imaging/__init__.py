@@ -1,7 +1,7 @@
 """Image files to pictures and back, losing nothing that a photo carries. Needs the ``images`` extra."""
 
 from anysr.imaging.picture import ImageError, Metadata, NoImageError, Picture
-from anysr.imaging.read import MAX_MEGAPIXELS, NAMES_READ, read_image, upright_size, without_pillow_limit
+from anysr.imaging.read import MAX_MEGAPIXELS, NAMES_READ, read_image, upright_size
 from anysr.imaging.write import FORMATS, Format, encode_image, format_of, write_image
 
 __all__ = [
@@ -17,6 +17,5 @@ __all__ = [
     "format_of",
     "read_image",
     "upright_size",
-    "without_pillow_limit",
     "write_image",
 ]

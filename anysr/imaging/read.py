@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import io
 import struct
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from anysr.imaging.metadata import collect_metadata, fitting_icc, orientation_of
 from anysr.imaging.picture import ImageError, Metadata, NoImageError, Picture, Pixels, check_pixels
 from anysr.imaging.png import read_chunks
 from anysr.imaging.tiff import num_pages, read_planes, tiff_exif
+from anysr.pillow_limit import without_pillow_limit
 
 MAX_MEGAPIXELS = 400.0
 # Pillow calls a JPEG with previews or depth behind the photo, as phones write them, MPO.
@@ -35,7 +35,6 @@ _PALETTES = ("P", "PA")
 _FIRST_TURNED = 5  # EXIF orientations from here on swap the axes
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _XMP_LOST = "its XMP was left out: it tells of a video or a map beside the photo, which are not enlarged"
-_pillow_limit = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -125,20 +124,6 @@ def _read_tiff(data: bytes, max_megapixels: float) -> Picture | None:
     exif, info = tiff_exif(data)
     metadata = collect_metadata(exif, info)
     return _picture(_Decoded(*planes), orientation_of(exif), metadata, "TIFF")
-
-
-@contextmanager
-def without_pillow_limit() -> Iterator[None]:
-    """Images are opened without Pillow's own limit on pixels, a global, for which threads wait here.
-
-    Who opens them checks the size in their header before a pixel is decoded.
-    """
-    with _pillow_limit:
-        before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-        try:
-            yield
-        finally:
-            Image.MAX_IMAGE_PIXELS = before
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from anysr.imaging import without_pillow_limit
+from anysr.pillow_limit import without_pillow_limit
 from pipeline.errors import UserError, one_line
 from pipeline.storage.cache import local_folder
 from pipeline.storage.places import Place
