@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import anysr.decoders.grid as grid_module
 from anysr import AnySR, EdsrConfig, InterweaveConfig, LiifConfig, MetaSrConfig, ModelConfig, SrnoConfig, SubnetConfig
-from anysr.decoders import DECODERS, Decoder, DecoderConfig, Srno
+from anysr.decoders import DECODERS, Decoder, DecoderConfig, Srno, galerkin
 from anysr.fast_linear import FastLinear
 from anysr.geometry import GridQueries, PointQueries, bilinear
 from anysr.interweave import tap_sums
@@ -262,6 +262,14 @@ def test_training_under_autocast(kind: str) -> None:
     rgb.float().sum().backward()
     assert float((rgb - expected).detach().abs().mean()) < 0.02
     assert all(p.grad is not None and bool(p.grad.isfinite().all()) for p in decoder.parameters())
+
+
+@pytest.mark.parametrize("count", [3, 512, 1300])
+def test_srno_sums_the_same_in_pieces_as_an_accelerator_does(count: int) -> None:
+    keys, values = torch.rand(2, 1, count, 12, 16).split(6, dim=3)[0]
+    pieces, plain = (sums(keys, values) for sums in (galerkin._products_in_pieces, galerkin._products))
+    assert pieces.shape == plain.shape == (1, 6, 16, 16)
+    torch.testing.assert_close(pieces, plain, rtol=1e-5, atol=0)
 
 
 def test_srno_narrows_by_whole_heads() -> None:

@@ -28,8 +28,8 @@ from anysr.slimmable import SlimConv2d
 NUM_EXPERTS = 4
 _BODY = 64  # hidden units of the routing network
 TAPS = 9  # of the last convolution
-# HR pixels a block, and distinct offset pairs routed at once: bounds on the memory.
-_BLOCK_PIXELS = 65536
+# HR pixels a block (an accelerator takes longer ones), and distinct offset pairs routed at once: bounds on the memory.
+_BLOCK_PIXELS, _ACCELERATOR_BLOCK_PIXELS = 2**16, 2**18
 _MAX_PAIRS = 65536
 # Guards the floor against rounding, as the release does.
 FLOOR_SHIFT = 1e-3
@@ -161,7 +161,7 @@ class ArbSr(nn.Module):
         pairs = None
         if len(row_phase) * len(col_phase) <= _MAX_PAIRS:
             pairs = self._route(row_phase[None, :, None], col_phase[None, None, :], scale)
-        rows = max(1, _BLOCK_PIXELS // size[1])
+        rows = max(1, (_BLOCK_PIXELS if device.type == "cpu" else _ACCELERATOR_BLOCK_PIXELS) // size[1])
         for top in range(0, size[0], rows):
             # One more row on either side, for the last convolution; none beyond the image.
             first, last = max(0, top - 1), min(size[0], top + rows + 1)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from anysr.fast_linear import FastLinear
 from anysr.slimmable import SlimConv2d, prefix
 
+_PIECE = 512  # queries
 NORM_EPS = 1e-5  # added to the deviation that keys and values are divided by
 
 
@@ -76,6 +77,24 @@ def _deviation(x: Tensor) -> tuple[Tensor, Tensor]:
     return deviation, (deviation + NORM_EPS).reciprocal_()
 
 
+def _products(keys_BQNc: Tensor, values_BQNc: Tensor) -> Tensor:
+    """(B, N, c, c): each head's k^T v, summed over the queries."""
+    return torch.matmul(keys_BQNc.permute(0, 2, 3, 1), values_BQNc.transpose(1, 2))
+
+
+def _products_in_pieces(keys_BQNc: Tensor, values_BQNc: Tensor) -> Tensor:
+    """The same from products of all heads with all, over pieces of the queries that are multiplied side by side."""
+    batch, count, heads, head = keys_BQNc.shape
+    whole = count - count % _PIECE
+    every = keys_BQNc.new_zeros(batch, heads * head, heads * head)
+    for start, stop, piece in ((0, whole, _PIECE), (whole, count, count - whole)):
+        if stop > start:
+            keys, values = (t[:, start:stop].unflatten(1, (-1, piece)).flatten(3) for t in (keys_BQNc, values_BQNc))
+            every += torch.matmul(keys.transpose(2, 3), values).sum(1)
+    own = every.view(batch, heads, head, heads, head).diagonal(dim1=1, dim2=3)
+    return own.permute(0, 3, 1, 2)
+
+
 class HeadNorm(nn.Module):
     """Weight and bias of a layer norm over each head's channels, shaped as in SRNO's release."""
 
@@ -121,9 +140,10 @@ class Galerkin(nn.Module):
         else:
             normed = centred.mul_(_deviation(centred)[1])
         keys, values = torch.split(normed, heads, dim=2)
+        # A few products over very many rows leave most of an accelerator idle.
+        summed = _products if centred.device.type == "cpu" or torch.is_grad_enabled() else _products_in_pieces
         with torch.autocast(centred.device.type, enabled=False):
-            product = torch.matmul(keys.permute(0, 2, 3, 1), values.transpose(1, 2))
-        return Moments(product, normed.sum(1), count)
+            return Moments(summed(keys, values), normed.sum(1), count)
 
     def mix(self, moments: Moments, width: int) -> Mix:
         """The layer as two linear ones and a skip, for the queries that ``moments`` were taken over."""
