@@ -116,7 +116,8 @@ def adaption(module, x: Tensor, scale: Pair) -> Tensor:
     inverse = torch.tensor([[1 / scale[0], 1 / scale[1]]], device=x.device)
     hidden = torch.relu(F.linear(inverse, first.weight, first.bias))
     routing = torch.softmax(F.linear(hidden, second.weight, second.bias), 1)
-    kernel = (routing @ module.experts.flatten(1)).view(module.experts.shape[1:])
+    experts = module.experts.unflatten(0, (routing.shape[1], -1))
+    kernel = (routing @ experts.flatten(1)).view(experts.shape[1:])
     return x + mask * F.conv2d(x, kernel, padding=1)
 
 

@@ -62,6 +62,8 @@ def check_parts(config: ModelConfig, num_tensors: int) -> None:
 def check_fit(where: str, expected: Mapping[str, Shape], given: Mapping[str, Shape]) -> None:
     """Compare names and shapes; trailing ones do not count, since 1x1 convolutions are linear layers.
 
+    Nor does whether several experts' kernels have a dimension of their own.
+
     Raises:
         ValueError: in one line, the first missing, unexpected and mis-shaped keys and how many more there are.
     """
@@ -107,4 +109,5 @@ def _listed(names: Sequence[str]) -> str:
 def _trimmed(shape: Shape) -> Shape:
     while shape and shape[-1] == 1:
         shape = shape[:-1]
-    return shape
+    # Kernels of several experts: one after the other here, apart in the release.
+    return (shape[0] * shape[1], *shape[2:]) if len(shape) == 5 else shape

@@ -35,8 +35,9 @@ class ScaleAdaption(nn.Module):
             nn.ReLU(),
         )
         self.after = nn.Sequential(*_conv_norm(_MASK_CHANNELS, 1), nn.Sigmoid())
-        self.experts = nn.Parameter(torch.empty(NUM_EXPERTS, channels, channels, 3, 3))
-        for expert in self.experts:
+        # One kernel after the other, as five dimensions have no channels-last layout.
+        self.experts = nn.Parameter(torch.empty(NUM_EXPERTS * channels, channels, 3, 3))
+        for expert in self.experts.chunk(NUM_EXPERTS):
             nn.init.kaiming_uniform_(expert, a=5**0.5)
         self.routing = nn.Sequential(
             nn.Linear(2, _ROUTING_HIDDEN), nn.ReLU(), nn.Linear(_ROUTING_HIDDEN, NUM_EXPERTS), nn.Softmax(-1)
@@ -45,7 +46,8 @@ class ScaleAdaption(nn.Module):
     def forward(self, x_BCHW: Tensor, scale: Pair) -> Tensor:
         """Adapted features of the same shape, for the scale pair (s_h, s_w)."""
         weights_E = self.routing(1 / pair_tensor(scale, self.experts))
-        kernel = torch.tensordot(weights_E.to(self.experts.dtype), self.experts, dims=1)
+        experts = self.experts.unflatten(0, (NUM_EXPERTS, -1))
+        kernel = torch.tensordot(weights_E.to(experts.dtype), experts, dims=1)
         return x_BCHW + self.mask(x_BCHW) * F.conv2d(x_BCHW, kernel, padding=1)
 
     def in_tiles(self, x_1Chw: Tensor, scale: Pair, tile: Tile) -> None:

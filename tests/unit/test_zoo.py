@@ -111,6 +111,19 @@ def test_every_weight_is_trained(name: str, autocast: bool) -> None:
     assert [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()] == []
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_may_lie_channels_last(name: str) -> None:
+    model, lr = tiny(name), torch.rand(1, 3, 9, 12)
+    results = []
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        sr = model.to(memory_format=memory_format)(lr.to(memory_format=memory_format), factor(model))
+        gradients = torch.autograd.grad(sr.square().mean(), list(model.parameters()), allow_unused=True)
+        results.append([sr.detach(), *gradients])
+    for plain, last in zip(*results, strict=True):
+        assert (plain is None) == (last is None)
+        assert plain is None or (plain - last).abs().max() <= 1e-5 * max(1, float(plain.abs().max()))
+
+
 def test_overrides_and_their_errors() -> None:
     model = anysr.build("rdn-liif", encoder={"num_blocks": 1}, decoder={"kind": "srno", "hidden": 32})
     assert (model.config.encoder.num_blocks, model.config.encoder.growth) == (1, 64)
