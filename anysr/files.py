@@ -12,8 +12,14 @@ PARTIAL_PREFIX = ".anysr-"
 
 
 def cache_root() -> Path:
-    """Where files are kept between runs: ``$ANYSR_CACHE``, ``$XDG_CACHE_HOME/anysr``, or ``~/.cache/anysr``."""
+    """Where files are kept between runs: ``$ANYSR_CACHE``, ``$XDG_CACHE_HOME/anysr``, or ``~/.cache/anysr``.
+
+    Raises:
+        ValueError: the first is the address of another place.
+    """
     if chosen := os.environ.get("ANYSR_CACHE"):
+        if "://" in chosen:
+            raise ValueError(f"ANYSR_CACHE must be a folder of this machine, got {chosen}")
         return Path(chosen).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "anysr"
 

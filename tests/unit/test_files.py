@@ -2,7 +2,7 @@
 
 import pytest
 
-from anysr.files import whole_file
+from anysr.files import cache_root, whole_file
 from pipeline.files import write_text
 from pipeline.storage.transfer import upload
 
@@ -23,3 +23,9 @@ def test_errors_of_other_files_keep_their_names(tmp_path):
         (tmp_path / "b").read_bytes()
     assert error.value.filename == str(tmp_path / "b")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_cache_is_a_folder_of_this_machine(monkeypatch):
+    monkeypatch.setenv("ANYSR_CACHE", "s3://bucket/cache")
+    with pytest.raises(ValueError, match="ANYSR_CACHE must be a folder of this machine, got s3://bucket/cache"):
+        cache_root()
