@@ -37,6 +37,7 @@ from pipeline.tracking.tracker import SinkSpec
 from pipeline.train.checkpoints import CHECKPOINTS
 from pipeline.train.finite import OneWorkerError
 from pipeline.train.loop import Outcome, train
+from pipeline.train.stopping import on_stop_signals
 
 _CONTROLLER_FAILURES = 3
 # A lost node is believed to be there for half a minute, and each start that waits for it in vain counts as a failure.
@@ -67,7 +68,7 @@ def fit_on_ray(config: TrainingConfig, sink: SinkSpec, callbacks: Sequence[UserC
             run_config=_run_config(config, callbacks),
         )
         try:
-            with _stopping_on_sigterm(mailbox):
+            with _stopping_on_signals(mailbox):
                 result = trainer.fit()
         except TrainingFailedError as error:
             raise UserError(_reason(error)) from error
@@ -80,21 +81,22 @@ def fit_on_ray(config: TrainingConfig, sink: SinkSpec, callbacks: Sequence[UserC
 
 
 @contextmanager
-def _stopping_on_sigterm(mailbox: Any) -> Iterator[None]:
-    """First SIGTERM: the workers save and stop. Second: the driver ends at once, and they with it."""
+def _stopping_on_signals(mailbox: Any) -> Iterator[None]:
+    """The first signal: the workers save and stop. The second: the driver ends at once, and they with it.
+
+    A terminal that is closed may send SIGHUP twice: by itself and by its shell.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # a search's trial, whose driver is not ours to stop
         return
 
     def stop(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
-        signal.signal(signal.SIGTERM, before)
         mailbox.stop.remote()
+        if number != signal.SIGHUP:
+            restore()
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
+    with on_stop_signals(stop) as restore:
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _worker(arguments: dict[str, Any]) -> Outcome | str:

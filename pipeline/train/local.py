@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,6 +26,7 @@ from pipeline.train.context import Progress
 from pipeline.train.display import Display
 from pipeline.train.graphs import graphed
 from pipeline.train.loop import train
+from pipeline.train.stopping import on_stop_signals
 
 
 class LocalContext:
@@ -78,21 +79,8 @@ def fit_locally(config: TrainingConfig, sink: SinkSpec) -> Fitted:
     checkpoints = Checkpoints(place / CHECKPOINTS, config.ray.keep_checkpoints)
     with Display(sys.stdout, config.train.steps) as display:
         context = LocalContext(checkpoints, display, config.train.cuda_graphs)
-        with closing(MetricLog(sink.open())) as log, _stopping_on_signals(context):
+        with closing(MetricLog(sink.open())) as log, on_stop_signals(context.request_stop, signal.SIGINT):
             outcome = train(config, context, log, sink.run_id)
         with context.latest_checkpoint() as folder:
             assert folder is not None
             return Fitted(outcome, folder)
-
-
-@contextmanager
-def _stopping_on_signals(context: LocalContext) -> Iterator[None]:
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup leaves it
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, context.request_stop) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

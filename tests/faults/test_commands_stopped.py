@@ -56,6 +56,20 @@ def test_a_followed_training_saves_first(tmp_path):
     assert weights(tmp_path, "stopped") == weights(tmp_path, "undisturbed")
 
 
+def test_a_closed_terminal_lets_a_driver_save(tmp_path):
+    """SIGHUP twice: by the terminal and by its shell."""
+    command = [sys.executable, ROOT / "jobs/train.py", *submit_command(*LONG, "train.checkpoint_every=1000")[2:]]
+    command += [f"run.storage={tmp_path}", "run.name=closed"]
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    process = subprocess.Popen(list(map(str, command)), env=environment(), **output)
+    wait_for(lambda: len(series(tmp_path, "closed")) >= 10, 300, process)
+    for _ in range(2):
+        process.send_signal(signal.SIGHUP)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, printed
+    assert "stopped at step" in printed
+
+
 def test_evaluation(pictures, tmp_path):
     command = [sys.executable, ROOT / "jobs/evaluate.py", "--workers", "1", "--model", save_network(tmp_path)]
     command += ["--suite", f"mine={pictures}", "--scales", "1.1:4.0:0.1", "--out", tmp_path / "out"]
