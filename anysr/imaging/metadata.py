@@ -12,7 +12,7 @@ import struct
 from dataclasses import replace
 from typing import Any
 
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, TiffImagePlugin
 
 from anysr.imaging.picture import Metadata
 
@@ -38,12 +38,17 @@ _XMP_ORIENTATION = (b"tiff:Orientation",)
 _XMP_SIZES = ((b"tiff:ImageLength", b"exif:PixelYDimension"), (b"tiff:ImageWidth", b"exif:PixelXDimension"))  # H, W
 # A video, a depth map or a gain map behind the photo, which its enlargement does not have.
 _XMP_OF_MORE = re.compile(rb"GCamera:M(icroV|otionP)|G(Depth|Image|Audio):|Container:Directory|hdrgm:")
+_XMP_EXTENDED = re.compile(rb"\s*xmpNote:HasExtendedXMP\s*=\s*([\"']).*?\1|<xmpNote:HasExtendedXMP>.*?</[^>]*>", re.S)
 _PIXEL_SIZE = (_BASE.ExifImageWidth, _BASE.ExifImageHeight)
 _SPACES = {1: b"GRAY", 3: b"RGB ", 4: b"CMYK"}
 _INCH, _CENTIMETRE = 2, 3
 _MIN_PROFILE_BYTES = 128  # the header of an ICC profile
 _IPTC_RESOURCE = 0x0404  # of Photoshop's, in whose segment of a JPEG IPTC's records lie
-_MAX_EXIF_BYTES = 65_533 - 6  # what fits into a JPEG's segment
+_MAX_DPI = 1e8  # what a PNG holds as pixels a metre
+IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)  # tables that EXIF has beside the photo's own
+_INTEROP = ExifTags.IFD.Interop  # a table inside the first; for photos without a profile it can tell their colours
+
+Tags = dict[int, Any]
 
 
 def orientation_of(exif: Image.Exif) -> int:
@@ -52,17 +57,24 @@ def orientation_of(exif: Image.Exif) -> int:
     return value if value in range(1, 9) else 1
 
 
-def collect_metadata(exif: Image.Exif, info: dict[Any, Any]) -> Metadata:
-    """What an opened file says, from its EXIF and Pillow's ``info``."""
-    icc, comment = info.get("icc_profile"), info.get("comment")
-    return Metadata(
+def collect_metadata(exif: Image.Exif, info: dict[Any, Any]) -> tuple[Metadata, tuple[str, ...]]:
+    """What an opened file says, from its EXIF and Pillow's ``info``, and what of it is lost, a line each.
+
+    A TIFF's IPTC, which Pillow does not tell, is its ``info["iptc"]``.
+    """
+    icc, comment, lost = info.get("icc_profile"), info.get("comment"), list[str]()
+    metadata = Metadata(
         icc if isinstance(icc, bytes) and len(icc) >= _MIN_PROFILE_BYTES else None,
-        _carried_exif(exif),
+        _carried_exif(exif, lost),
         _valid_dpi(info.get("dpi")) or _exif_dpi(exif),
-        _carried_xmp(info.get("xmp")),
+        _carried_xmp(info.get("xmp"), lost),
         comment if isinstance(comment, bytes) and comment else None,
-        _carried_iptc(info.get("photoshop")),
+        _carried_iptc(info),
     )
+    aspect = info.get("aspect")
+    if isinstance(aspect, tuple) and len(set(aspect)) > 1:
+        lost.append(f"the shape of its pixels, {aspect[1]} to {aspect[0]}, was left out")
+    return metadata, tuple(lost)
 
 
 def iptc_segment(iptc: bytes) -> bytes:
@@ -86,22 +98,39 @@ def with_size(metadata: Metadata, size: tuple[int, int]) -> Metadata:
         metadata = replace(metadata, xmp=xmp)
     if metadata.exif is None:
         return metadata
-    exif = parse_exif(metadata.exif)
-    inner = exif.get_ifd(ExifTags.IFD.Exif)
+    tables = read_tables(metadata.exif)
     for tag, length in zip(_PIXEL_SIZE, reversed(size), strict=True):
-        if tag in inner:
-            inner[tag] = length
-    return replace(metadata, exif=_to_bytes(exif))
+        if tag in tables[ExifTags.IFD.Exif]:
+            tables[ExifTags.IFD.Exif][tag] = length
+    return replace(metadata, exif=_to_bytes(tables))
 
 
 def exif_with_dpi(metadata: Metadata) -> bytes | None:
     """The EXIF block with the resolution in it, for formats that have no other place for it."""
     if metadata.dpi is None:
         return metadata.exif
-    exif = parse_exif(metadata.exif) if metadata.exif else Image.Exif()
-    exif[_BASE.XResolution], exif[_BASE.YResolution] = metadata.dpi
-    exif[_BASE.ResolutionUnit] = _INCH
-    return _to_bytes(exif)
+    tables = read_tables(metadata.exif)
+    tables[0] |= dict(zip(_RESOLUTION, (*metadata.dpi, _INCH), strict=True))
+    return _to_bytes(tables)
+
+
+def shortened_exif(exif: bytes, max_bytes: int) -> tuple[bytes | None, int]:
+    """The EXIF block without its longest tags, most often the camera maker's note, and how many went."""
+    tables, num_left_out, block = read_tables(exif), 0, exif
+    while len(block) > max_bytes:
+        lengths = {(table, tag): _length(value) for table, tags in tables.items() for tag, value in tags.items()}
+        table, tag = max(lengths, key=lengths.__getitem__)
+        del tables[table][tag]
+        num_left_out += 1
+        if (shorter := _to_bytes(tables)) is None:
+            return None, num_left_out
+        block = shorter
+    return block, num_left_out
+
+
+def read_tables(exif: bytes | None) -> dict[int, Tags]:
+    """The tags of an EXIF block by table: 0 for the photo's own, and each of ``IFDS``; ready to be written again."""
+    return _tables(parse_exif(exif) if exif else Image.Exif())[0]
 
 
 def parse_exif(block: bytes) -> Image.Exif:
@@ -111,33 +140,73 @@ def parse_exif(block: bytes) -> Image.Exif:
     return exif
 
 
-def _carried_exif(exif: Image.Exif) -> bytes | None:
-    carried = Image.Exif()
-    for tag in (*_DESCRIPTIVE, *_RESOLUTION):
-        if tag in exif:
-            carried[tag] = exif[tag]
-    for ifd in (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo):
-        inner = dict(exif.get_ifd(ifd))
-        inner.pop(ExifTags.IFD.Interop, None)
-        if inner:
-            carried.get_ifd(ifd).update(inner)
-            carried[ifd] = carried.get_ifd(ifd)
-    if not any(tag not in _RESOLUTION for tag in carried):
+class _Text(str):
+    """Text of EXIF, written byte for byte as Pillow read it."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "latin-1", errors: str = "replace") -> bytes:
+        return super().encode("latin-1", "replace")
+
+
+def _tables(exif: Image.Exif) -> tuple[dict[int, Tags], int]:
+    """As :func:`read_tables`, and how many tags cannot be written."""
+    found: dict[int, Tags] = {0: {tag: value for tag, value in exif.items() if tag not in IFDS}}
+    found |= {ifd: dict(exif.get_ifd(ifd)) for ifd in IFDS}
+    if _INTEROP in found[ExifTags.IFD.Exif]:
+        found[ExifTags.IFD.Exif][_INTEROP] = dict(exif.get_ifd(_INTEROP))
+    kept = {table: _writable(tags, table) for table, tags in found.items()}
+    return kept, sum(len(found[table]) - len(kept[table]) for table in found)
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, bytes | str | tuple | dict) else 1
+
+
+def _writable(tags: Tags, table: int) -> Tags:
+    """Without tags of the wrong type or range, as cameras and editors do write them."""
+    kept: Tags = {}
+    for tag, given in tags.items():
+        value = _Text(given) if isinstance(given, str) else _writable(given, tag) if isinstance(given, dict) else given
+        alone = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II", group=table or None)
+        try:
+            alone[tag] = value
+            alone.tobytes()
+        except Exception:  # Pillow raises whatever comes along
+            continue
+        kept[tag] = value
+    return kept
+
+
+def _carried_exif(exif: Image.Exif, lost: list[str]) -> bytes | None:
+    tables, num_lost = _tables(exif)
+    own: Tags = {tag: tables[0][tag] for tag in (*_DESCRIPTIVE, *_RESOLUTION) if tag in tables[0]}
+    tables[0] = own
+    if num_lost:
+        lost.append(f"tags of its EXIF whose values are of another type than EXIF's were left out: {num_lost}")
+    if not any(tag not in _RESOLUTION for tag in own) and not any(tables[ifd] for ifd in IFDS):
         return None
     if _BASE.Orientation in exif:
-        carried[_BASE.Orientation] = 1
-    return _to_bytes(carried)
+        own[_BASE.Orientation] = 1
+    return _to_bytes(tables)
 
 
-def _carried_xmp(packet: Any) -> bytes | None:
+def _carried_xmp(packet: Any, lost: list[str]) -> bytes | None:
     """Upright; None as well for one that tells of what lies beside the photo in its file."""
-    if not isinstance(packet, bytes) or not packet or _XMP_OF_MORE.search(packet):
+    if not isinstance(packet, bytes) or not packet:
         return None
-    return _with_number(packet.rstrip(b"\0"), _XMP_ORIENTATION, 1)
+    if _XMP_OF_MORE.search(packet):
+        lost.append("its XMP was left out: it tells of a video or a map beside the photo, which are not enlarged")
+        return None
+    packet, num_extended = _XMP_EXTENDED.subn(b"", packet.rstrip(b"\0"))
+    if num_extended:
+        lost.append("the part of its XMP that does not fit into one segment of a JPEG was left out")
+    return _with_number(packet, _XMP_ORIENTATION, 1)
 
 
-def _carried_iptc(resources: Any) -> bytes | None:
-    iptc = resources.get(_IPTC_RESOURCE) if isinstance(resources, dict) else None
+def _carried_iptc(info: dict[Any, Any]) -> bytes | None:
+    resources = info.get("photoshop")
+    iptc = resources.get(_IPTC_RESOURCE) if isinstance(resources, dict) else info.get("iptc")
     return iptc if isinstance(iptc, bytes) and iptc else None
 
 
@@ -147,18 +216,15 @@ def _with_number(xmp: bytes, names: tuple[bytes, ...], value: int) -> bytes:
     return re.sub(rb"((?:%b)\s*=\s*[\"']|<(?:%b)>)\s*\d+" % (name, name), rb"\g<1>%d" % value, xmp)
 
 
-def _to_bytes(exif: Image.Exif) -> bytes | None:
-    """Serialised; without the maker's private note where the block would not fit; None if it cannot be."""
-    for last_try in (False, True):
-        try:
-            block = exif.tobytes()
-        except Exception:  # tags of the wrong type or range, as cameras and editors do write them
-            block = b""
-        if 0 < len(block) <= _MAX_EXIF_BYTES:
-            return block
-        if not last_try:
-            exif.get_ifd(ExifTags.IFD.Exif).pop(_BASE.MakerNote, None)
-    return None
+def _to_bytes(tables: dict[int, Tags]) -> bytes | None:
+    """Serialised; None if there is nothing."""
+    exif = Image.Exif()
+    for tag, value in tables[0].items():
+        exif[tag] = value
+    for ifd in IFDS:
+        if tables[ifd]:
+            exif[ifd] = tables[ifd]
+    return exif.tobytes() if exif else None
 
 
 def _exif_dpi(exif: Image.Exif) -> tuple[float, float] | None:
@@ -176,4 +242,4 @@ def _valid_dpi(value: Any) -> tuple[float, float] | None:
         x, y = (float(v) for v in value)
     except (TypeError, ValueError, ZeroDivisionError):
         return None
-    return (x, y) if 1 <= x <= 65_535 and 1 <= y <= 65_535 else None
+    return (x, y) if 1 <= x <= _MAX_DPI and 1 <= y <= _MAX_DPI else None

@@ -30,8 +30,8 @@ class Metadata:
         dpi: pixels per inch, (x, y).
         xmp: XMP packet, upright.
         comment: of a JPEG or GIF.
-        iptc: captions, keywords and credits of a JPEG, as IPTC's records.
-        colours: what a PNG says of its colours beside a profile: cICP, sRGB, gAMA, cHRM.
+        iptc: captions, keywords and credits of a JPEG or TIFF, as IPTC's records.
+        colours: what a PNG says of its colours beside a profile: cICP, sRGB, gAMA, cHRM, mDCV, cLLI.
         texts: of a PNG.
     """
 

@@ -12,7 +12,7 @@ _FIRST_CHUNK, _AFTER_HEADER = 8, 33  # behind the signature, and behind IHDR
 _METRES_PER_INCH = 0.0254
 _EXIF_HEADER = b"Exif\0\0"
 _XMP_KEYWORD = b"XML:com.adobe.xmp\0"
-_COLOUR_BYTES = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32}
+_COLOUR_BYTES = {b"cICP": 4, b"sRGB": 1, b"gAMA": 4, b"cHRM": 32, b"mDCV": 24, b"cLLI": 8}
 _TEXT_KINDS = (b"tEXt", b"zTXt", b"iTXt")
 _END = b"IEND"
 _ELSEWHERE = (_XMP_KEYWORD, b"Raw profile type ")  # texts that are XMP, EXIF or a profile
@@ -38,7 +38,8 @@ def are_srgb(colours: tuple[Chunk, ...]) -> bool:
     told = dict(colours)
     if b"cICP" in told:
         return told[b"cICP"] == _SRGB_CODE
-    return b"sRGB" in told or all(_is_near(body, _SRGB_VALUES[kind]) for kind, body in colours)
+    stated = [kind for kind in _SRGB_VALUES if kind in told]
+    return b"sRGB" in told or all(_is_near(told[kind], _SRGB_VALUES[kind]) for kind in stated)
 
 
 def with_chunks(png: bytes, metadata: Metadata) -> bytes:

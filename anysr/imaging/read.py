@@ -22,7 +22,7 @@ from anysr.imaging.jpeg import num_scans
 from anysr.imaging.metadata import collect_metadata, fitting_icc, orientation_of
 from anysr.imaging.picture import ImageError, Metadata, NoImageError, Picture, Pixels, check_pixels
 from anysr.imaging.png import read_chunks
-from anysr.imaging.tiff import num_pages, read_planes, tiff_exif
+from anysr.imaging.tiff import num_pages, read_planes, tiff_exif, tiff_iptc
 from anysr.pillow_limit import without_pillow_limit
 
 MAX_MEGAPIXELS = 400.0
@@ -34,7 +34,6 @@ _MAX_JPEG_SCANS = 500
 _PALETTES = ("P", "PA")
 _FIRST_TURNED = 5  # EXIF orientations from here on swap the axes
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_XMP_LOST = "its XMP was left out: it tells of a video or a map beside the photo, which are not enlarged"
 
 
 @dataclass(frozen=True)
@@ -97,7 +96,8 @@ def _read(data: bytes, max_megapixels: float) -> Picture:
         if image.format == "PNG":
             image.load()  # what it says may lie behind its pixels
         orientation = orientation_of(image.getexif())
-        metadata = collect_metadata(image.getexif(), image.info)
+        more = {"iptc": tiff_iptc(data)} if image.format == "TIFF" else {}
+        metadata, lost = collect_metadata(image.getexif(), image.info | more)
         is_16_bit = image.format == "PNG" and data[24] == 16
         decoded = _decode_png_16(data, image) if is_16_bit else _decode_8(image, data)
         if image.format == "PNG":
@@ -105,9 +105,8 @@ def _read(data: bytes, max_megapixels: float) -> Picture:
             metadata = replace(metadata, colours=colours, texts=texts)
         name = "JPEG" if image.format == "MPO" else str(image.format)
         picture = _picture(decoded, orientation, metadata, name, is_upright=_is_turned_by_pillow(image))
-        if image.info.get("xmp") and metadata.xmp is None:
-            picture = replace(picture, notes=(*picture.notes, _XMP_LOST))
-        return replace(picture, is_lossless=image.format == "WEBP" and _is_lossless_webp(data))
+        is_lossless = image.format == "WEBP" and _is_lossless_webp(data)
+        return replace(picture, notes=(*picture.notes, *lost), is_lossless=is_lossless)
 
 
 def _is_turned_by_pillow(image: Image.Image) -> bool:
@@ -122,8 +121,9 @@ def _read_tiff(data: bytes, max_megapixels: float) -> Picture | None:
     if num_pages(data) > 1:
         raise ImageError("a TIFF of several pages; save the one you mean as a file of its own")
     exif, info = tiff_exif(data)
-    metadata = collect_metadata(exif, info)
-    return _picture(_Decoded(*planes), orientation_of(exif), metadata, "TIFF")
+    metadata, lost = collect_metadata(exif, info)
+    picture = _picture(_Decoded(*planes), orientation_of(exif), metadata, "TIFF")
+    return replace(picture, notes=(*picture.notes, *lost))
 
 
 @contextmanager

@@ -12,22 +12,21 @@ import struct
 
 import numpy as np
 import tifffile
-from PIL import ExifTags, Image, TiffImagePlugin
+from PIL import Image, TiffImagePlugin
 
-from anysr.imaging.metadata import parse_exif
+from anysr.imaging.metadata import IFDS, parse_exif, read_tables
 from anysr.imaging.picture import ImageError, Metadata, Picture, Pixels, check_pixels
 
 # Its remarks on odd files are for developers; what cannot be read raises.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 logging.getLogger("tifffile").propagate = False
 
-_BYTE, _ASCII, _LONG = 1, 2, 4
-_IFDS = (ExifTags.IFD.Exif, ExifTags.IFD.GPSInfo)
+_BYTE, _ASCII, _LONG, _UNDEFINED = 1, 2, 4, 7
 _MAX_CHANNELS = 5  # CMYK and alpha
 _REDUCED = 1  # NewSubfileType: a smaller version of another page
 _BIG_HEADS = (b"II+\0", b"MM\0+")  # BigTIFF
 _BIG_ENDIAN_BIG_HEAD = b"MM\0+"
-_ICC, _XMP = 34_675, 700
+_ICC, _XMP, _IPTC = 34_675, 700, 33_723
 _BIG_TAGS = {"Orientation", "XResolution", "YResolution", "ResolutionUnit", "ImageDescription", "Make", "Model",
              "Software", "DateTime", "Artist", "HostComputer", "Copyright"}  # fmt: skip
 
@@ -56,13 +55,13 @@ def read_planes(data: bytes, max_megapixels: float) -> tuple[Pixels, Pixels | No
 
 
 def tiff_exif(data: bytes) -> tuple[Image.Exif, dict[str, object]]:
-    """EXIF of a TIFF, and its colour profile and XMP by Pillow's names of them.
+    """EXIF of a TIFF, and its colour profile, XMP and IPTC by the names that ``collect_metadata`` knows.
 
     Of a BigTIFF, which Pillow's EXIF is not for, what describes the photo.
     """
     if not data.startswith(_BIG_HEADS):
         exif = parse_exif(data)
-        return exif, {"icc_profile": exif.get(_ICC), "xmp": exif.get(_XMP)}
+        return exif, {"icc_profile": exif.get(_ICC), "xmp": exif.get(_XMP), "iptc": tiff_iptc(data)}
     exif = Image.Exif()
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         tags = file.pages.first.tags
@@ -70,7 +69,14 @@ def tiff_exif(data: bytes) -> tuple[Image.Exif, dict[str, object]]:
             if tag.name in _BIG_TAGS:
                 value = tag.value
                 exif[tag.code] = TiffImagePlugin.IFDRational(*value) if isinstance(value, tuple) else value
-        return exif, {"icc_profile": tags.valueof(_ICC), "xmp": tags.valueof(_XMP)}
+        return exif, {"icc_profile": tags.valueof(_ICC), "xmp": tags.valueof(_XMP), "iptc": tiff_iptc(data)}
+
+
+def tiff_iptc(data: bytes) -> bytes | None:
+    """The records of a TIFF's IPTC as they are stored; Pillow gives four bytes where they are told as numbers."""
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        tag = file.pages.first.tags.get(_IPTC)
+        return data[tag.valueoffset : tag.valueoffset + tag.valuebytecount] if tag else None
 
 
 def num_pages(data: bytes) -> int:
@@ -150,27 +156,27 @@ def _extra_tags(metadata: Metadata) -> list[tuple[int, int, int | None, object, 
     tags: list[tuple[int, int, int | None, object, bool]] = []
     if metadata.xmp is not None:
         tags.append((_XMP, _BYTE, len(metadata.xmp), metadata.xmp, True))
-    if metadata.exif is None:
-        return tags
-    exif = parse_exif(metadata.exif)
-    texts = {tag: value for tag, value in exif.items() if isinstance(value, str)}
-    tags += [(tag, _ASCII, None, text.encode("utf-8", "replace") + b"\0", True) for tag, text in texts.items()]
+    if metadata.iptc is not None:
+        tags.append((_IPTC, _UNDEFINED, len(metadata.iptc), metadata.iptc, True))
+    tables = read_tables(metadata.exif)
+    texts = {tag: value for tag, value in tables[0].items() if isinstance(value, str)}
+    tags += [(tag, _ASCII, None, text.encode() + b"\0", True) for tag, text in texts.items()]
     # tifffile writes no EXIF. A number just below keeps the place in the sorted list of tags.
-    return tags + [(ifd - 1, _LONG, 1, 0, True) for ifd in _IFDS if exif.get_ifd(ifd)]
+    return tags + [(ifd - 1, _LONG, 1, 0, True) for ifd in IFDS if tables[ifd]]
 
 
 def _with_ifds(data: bytes, metadata: Metadata) -> bytes:
     """The file with EXIF's inner tables behind it, where the placeholders of :func:`_extra_tags` point."""
     if metadata.exif is None:
         return data
-    exif, whole = parse_exif(metadata.exif), bytearray(data)
+    tables, whole = read_tables(metadata.exif), bytearray(data)
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         places = {tag.code: (tag.offset, tag.valueoffset) for tag in file.pages.first.tags}
-    for ifd in _IFDS:
+    for ifd in IFDS:
         if ifd - 1 not in places:
             continue
         table = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II", group=ifd)
-        for tag, value in exif.get_ifd(ifd).items():
+        for tag, value in tables[ifd].items():
             table[tag] = value
         whole += b"\0" * (len(whole) % 2)
         entry, pointer = places[ifd - 1]

@@ -12,12 +12,14 @@ import numpy as np
 from PIL import Image, ImageCms
 
 from anysr.files import write_whole
-from anysr.imaging.metadata import exif_with_dpi, fitting_icc, iptc_segment, with_size
+from anysr.imaging.metadata import exif_with_dpi, fitting_icc, iptc_segment, shortened_exif, with_size
 from anysr.imaging.picture import Metadata, Picture, Pixels, to_8_bits
 from anysr.imaging.png import are_srgb, with_chunks
 from anysr.imaging.tiff import encode_tiff
 
-_MAX_JPEG_XMP, _MAX_JPEG_COMMENT, _MAX_JPEG_IPTC = 65_533 - 29, 65_533, 65_533 - 27  # bytes that fit into a segment
+# Bytes that fit into a segment, and what its header holds.
+_MAX_JPEG_XMP, _MAX_JPEG_COMMENT, _MAX_JPEG_IPTC, _MAX_JPEG_EXIF = 65_533 - 29, 65_533, 65_533 - 27, 65_533 - 6
+_MAX_JPEG_DPI = 65_535
 _QUALITY = 95
 
 
@@ -129,15 +131,14 @@ def _fitted(picture: Picture, spec: Format) -> Picture:
 
 def _fitted_metadata(metadata: Metadata, spec: Format) -> tuple[Metadata, list[str]]:
     """Without what the format cannot hold, and a note for each loss."""
-    lost = []
-    if metadata.xmp is not None and spec.name == "JPEG" and len(metadata.xmp) > _MAX_JPEG_XMP:
-        lost.append("its XMP was left out: it is too long for JPEG")
-        metadata = replace(metadata, xmp=None)
-    if metadata.comment is not None and (spec.name != "JPEG" or len(metadata.comment) > _MAX_JPEG_COMMENT):
-        lost.append(f"its comment was left out: {spec.name} holds none" + " so long" * (spec.name == "JPEG"))
+    lost = list[str]()
+    if spec.name == "JPEG":
+        metadata = _fitted_to_jpeg(metadata, lost)
+    elif metadata.comment is not None:
+        lost.append(f"its comment was left out: {spec.name} holds none")
         metadata = replace(metadata, comment=None)
-    if metadata.iptc is not None and (spec.name != "JPEG" or len(metadata.iptc) > _MAX_JPEG_IPTC):
-        lost.append(f"its IPTC was left out: {spec.name} is written with none" + " so long" * (spec.name == "JPEG"))
+    if metadata.iptc is not None and spec.name not in ("JPEG", "TIFF"):
+        lost.append(f"its IPTC was left out: {spec.name} is written with none")
         metadata = replace(metadata, iptc=None)
     if spec.name != "PNG":
         if metadata.texts:
@@ -146,6 +147,27 @@ def _fitted_metadata(metadata: Metadata, spec: Format) -> tuple[Metadata, list[s
             lost.append(f"its gamma and primaries were left out, colours may look different: {spec.name} holds none")
         metadata = replace(metadata, texts=(), colours=())
     return metadata, lost
+
+
+def _fitted_to_jpeg(metadata: Metadata, lost: list[str]) -> Metadata:
+    """Without what is too long or too large for it."""
+    if metadata.exif is not None and len(metadata.exif) > _MAX_JPEG_EXIF:
+        exif, num_left_out = shortened_exif(metadata.exif, _MAX_JPEG_EXIF)
+        lost.append(f"the longest tags of its EXIF, which is too long for JPEG, were left out: {num_left_out}")
+        metadata = replace(metadata, exif=exif)
+    if len(metadata.xmp or b"") > _MAX_JPEG_XMP:
+        lost.append("its XMP was left out: it is too long for JPEG")
+        metadata = replace(metadata, xmp=None)
+    if len(metadata.comment or b"") > _MAX_JPEG_COMMENT:
+        lost.append("its comment was left out: JPEG holds none so long")
+        metadata = replace(metadata, comment=None)
+    if len(metadata.iptc or b"") > _MAX_JPEG_IPTC:
+        lost.append("its IPTC was left out: JPEG is written with none so long")
+        metadata = replace(metadata, iptc=None)
+    if metadata.dpi is not None and max(metadata.dpi) > _MAX_JPEG_DPI:
+        lost.append(f"its {max(metadata.dpi):g} pixels per inch were left out: JPEG holds at most {_MAX_JPEG_DPI}")
+        metadata = replace(metadata, dpi=None)
+    return metadata
 
 
 def _to_8_bits_or_none(values: Pixels | None) -> Pixels | None:

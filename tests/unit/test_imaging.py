@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import zlib
 from dataclasses import replace
 
@@ -326,6 +327,98 @@ def test_iptc_goes_from_jpeg_to_jpeg(iptc):
     assert encode_image(longer, FORMATS["JPEG"])[1].notes == (
         "its IPTC was left out: JPEG is written with none so long",
     )
+
+
+@pytest.mark.parametrize("words", [False, True])
+@pytest.mark.parametrize("peak", [255, 65_535])
+def test_iptc_of_a_tiff_goes_to_tiff_and_jpeg(peak, words):
+    iptc, out = b"\x1c\x02\x78\x00\x07caption", io.BytesIO()
+    value = (4, 3, struct.unpack("<3I", iptc)) if words else (7, len(iptc), iptc)
+    tifffile.imwrite(out, smooth(4, 5, 3, peak), photometric="rgb", metadata=None, extratags=[(33_723, *value, True)])
+    picture = read_image(out.getvalue())
+    for name in ("TIFF", "JPEG"):
+        data, written = encode_image(picture, FORMATS[name])
+        assert read_image(data).metadata.iptc == iptc
+        assert not any("IPTC" in note for note in written.notes)
+
+
+def exif_of(tags: bytes, **options) -> bytes:
+    return encoded(Image.fromarray(smooth(8, 8, 3)), "JPEG", exif=tags, **options)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_text_of_exif_keeps_its_bytes(name):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "J__rgen"
+    exif[ExifTags.IFD.Exif] = {0xA434: "L__ns"}
+    jpeg = exif_of(exif.tobytes()).replace(b"__", "ü".encode())
+    data, _ = encode_image(read_image(jpeg), FORMATS[name])
+    assert b"J\xc3\xbcrgen\0" in data and b"L\xc3\xbcns\0" in data
+    assert encode_image(read_image(data), FORMATS[name])[0].count("ü".encode()) == data.count("ü".encode())
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_table_of_interoperability_is_carried(name):
+    exif = Image.Exif()
+    exif[ExifTags.IFD.Exif] = {0xA001: 65_535, ExifTags.IFD.Interop: {1: "R03"}}
+    with Image.open(io.BytesIO(encode_image(read_image(exif_of(exif.tobytes())), FORMATS[name])[0])) as image:
+        assert image.getexif().get_ifd(ExifTags.IFD.Exif)[0xA001] == 65_535
+        assert image.getexif().get_ifd(ExifTags.IFD.Interop)[1] == "R03"
+
+
+def test_a_tag_of_another_type_costs_no_other():
+    right, wrong = b"Copyright\0", b"300\0"  # XResolution is a ratio
+    table = struct.pack("<H", 2) + struct.pack("<HHI", 0x11A, 2, 4) + wrong + struct.pack("<HHII", 0x8298, 2, 10, 38)
+    picture = read_image(exif_of(b"Exif\0\0II*\0" + struct.pack("<I", 8) + table + bytes(4) + right))
+    assert dict(parse_exif(picture.metadata.exif)) == {ExifTags.Base.Copyright: "Copyright"}
+    assert picture.notes == ("tags of its EXIF whose values are of another type than EXIF's were left out: 1",)
+
+
+def test_long_exif_loses_its_longest_tags_in_a_jpeg_alone():
+    exif = Image.Exif()
+    exif[ExifTags.Base.Copyright] = "mine"
+    exif[ExifTags.IFD.Exif] = {0x927C: b"N" * 40_000, 0x9286: b"ASCII\0\0\0" + b"M" * 40_000, 0xA434: "Lens"}
+    picture = Picture(smooth(4, 5, 3), None, Metadata(exif=exif.tobytes()))
+    for name in ("PNG", "WEBP", "TIFF"):
+        data, written = encode_image(picture, FORMATS[name])
+        assert b"N" * 40_000 in data and b"M" * 40_000 in data
+        assert written.notes == ()
+    data, written = encode_image(picture, FORMATS["JPEG"])
+    assert written.notes == ("the longest tags of its EXIF, which is too long for JPEG, were left out: 1",)
+    assert b"N" * 40_000 in data and b"Lens" in data and b"mine" in data
+
+
+def test_exif_gets_no_empty_table():
+    exif = Image.Exif()
+    exif[ExifTags.Base.Make] = "Me"
+    assert dict(parse_exif(encode_image(read_image(exif_of(exif.tobytes())), PNG)[1].metadata.exif)) == dict(exif)
+
+
+def test_the_rest_of_a_long_xmp_is_told_to_be_lost():
+    packet = b'<x:xmpmeta><rdf:Description a="1" xmpNote:HasExtendedXMP="0123"/></x:xmpmeta>'
+    picture = read_image(encoded(Image.fromarray(smooth(4, 5, 3)), "JPEG", xmp=packet))
+    assert picture.metadata.xmp == b'<x:xmpmeta><rdf:Description a="1"/></x:xmpmeta>'
+    assert picture.notes == ("the part of its XMP that does not fit into one segment of a JPEG was left out",)
+
+
+def test_more_pixels_an_inch_than_a_jpeg_holds():
+    picture = Picture(smooth(4, 5, 3), None, Metadata(dpi=(1e6, 1e6)))
+    for name in FORMATS:
+        data, written = encode_image(picture, FORMATS[name])
+        told = ("its 1e+06 pixels per inch were left out: JPEG holds at most 65535",)
+        assert written.notes == (told if name == "JPEG" else ())
+        assert name == "JPEG" or read_image(data).metadata.dpi == pytest.approx((1e6, 1e6), rel=1e-4)
+
+
+def test_what_goes_with_hdr_is_kept_and_oblong_pixels_are_told():
+    chunks = ((b"cICP", bytes((9, 16, 0, 1))), (b"mDCV", bytes(24)), (b"cLLI", bytes(8)))
+    png = encode_image(Picture(smooth(4, 5, 3)), PNG)[0]
+    for kind, body in reversed((*chunks, (b"pHYs", struct.pack(">IIB", 2, 1, 0)))):
+        png = with_chunk(png, kind, body)
+    picture = read_image(png)
+    assert picture.metadata.colours == chunks
+    assert picture.notes == ("the shape of its pixels, 1 to 2, was left out",)
+    assert read_image(encode_image(picture, PNG)[0]).metadata.colours == chunks
 
 
 def test_comments():
