@@ -85,7 +85,7 @@ class AnySR(nn.Module):
             size: (H, W) of the output. Alone it sets the scale; beside ``scale`` it is the grid and
                 ``scale`` only conditions the network.
             subnet: "auto" chooses by the larger scale, an index by hand, "full" the whole network.
-            coord: (N, Q, 2) places to answer at, (y, x) in [-1, 1], instead of the whole grid.
+            coord: (N, Q, 2) places to answer at, (y, x) in [-1, 1], which is not checked, instead of the whole grid.
             tile: bounds the memory of the encoder, without gradients: it works in windows of so many
                 LR pixels per side, one number or (rows, columns). "auto" does so where the image is
                 large; None never. The answer is that of the whole image to rounding, whatever the
@@ -94,7 +94,8 @@ class AnySR(nn.Module):
 
         Returns:
             (N, 3, H, W) RGB in the same range, not clamped; (N, Q, 3) with ``coord``. Without gradients
-            float32, whatever the type of the weights.
+            float32, whatever the type of the weights: float64 makes no answer more exact, as decoders
+            compute in float32 at most.
 
         Raises:
             ValueError: a wrong shape, scale, size, subnet or tile; on a CPU, an ``lr`` that is not finite; LIIF's
