@@ -153,10 +153,18 @@ def _tables(exif: Image.Exif) -> tuple[dict[int, Tags], int]:
     """As :func:`read_tables`, and how many tags cannot be written."""
     found: dict[int, Tags] = {0: {tag: value for tag, value in exif.items() if tag not in IFDS}}
     found |= {ifd: dict(exif.get_ifd(ifd)) for ifd in IFDS}
-    if _INTEROP in found[ExifTags.IFD.Exif]:
-        found[ExifTags.IFD.Exif][_INTEROP] = dict(exif.get_ifd(_INTEROP))
+    inner = found[ExifTags.IFD.Exif]
+    if inner.pop(_INTEROP, None) is not None and (interop := _interoperability(exif)):
+        inner[_INTEROP] = interop
     kept = {table: _writable(tags, table) for table, tags in found.items()}
     return kept, sum(len(found[table]) - len(kept[table]) for table in found)
+
+
+def _interoperability(exif: Image.Exif) -> Tags:
+    try:
+        return dict(exif.get_ifd(_INTEROP))
+    except Exception:  # a table that begins nowhere is no reason to refuse a photo
+        return {}
 
 
 def _length(value: Any) -> int:

@@ -366,6 +366,16 @@ def test_the_table_of_interoperability_is_carried(name):
         assert image.getexif().get_ifd(ExifTags.IFD.Interop)[1] == "R03"
 
 
+@pytest.mark.parametrize("place", [7, 99_999])
+def test_a_table_that_begins_nowhere_costs_no_photo(place):
+    exif = Image.Exif()
+    exif[ExifTags.IFD.Exif] = {0xA434: "Lens", ExifTags.IFD.Interop: place}
+    exif[ExifTags.Base.Make] = "Me"
+    picture = read_image(encode_image(read_image(exif_of(exif.tobytes())), FORMATS["TIFF"])[0])
+    read = parse_exif(picture.metadata.exif)
+    assert (read[ExifTags.Base.Make], read.get_ifd(ExifTags.IFD.Exif)[0xA434]) == ("Me", "Lens")
+
+
 def test_a_tag_of_another_type_costs_no_other():
     right, wrong = b"Copyright\0", b"300\0"  # XResolution is a ratio
     table = struct.pack("<H", 2) + struct.pack("<HHI", 0x11A, 2, 4) + wrong + struct.pack("<HHII", 0x8298, 2, 10, 38)
