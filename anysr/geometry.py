@@ -9,7 +9,7 @@ exactly between two pixels and rounding decides which of them it takes.
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 import numpy as np
@@ -239,7 +239,7 @@ def checked_size(size: Sequence[int], what: str = "size must be (H, W)") -> tupl
         ValueError: not two whole numbers from 1 to 10^9.
     """
     try:
-        height, width = (operator.index(v) for v in size)
+        height, width = (operator.index(v) for v in (() if _is_unordered(size) else size))
     except (TypeError, ValueError):
         height = width = 0
     if not (1 <= height <= _LARGEST and 1 <= width <= _LARGEST):
@@ -248,7 +248,7 @@ def checked_size(size: Sequence[int], what: str = "size must be (H, W)") -> tupl
 
 
 def _checked_scale(scale: float | Sequence[float], of: str = "") -> Pair:
-    given = tuple(scale) if np.iterable(scale) else (scale, scale)
+    given = () if _is_unordered(scale) else tuple(scale) if np.iterable(scale) else (scale, scale)
     try:
         values = () if any(isinstance(v, bool | str) for v in given) else tuple(float(v) for v in given)
     except (TypeError, ValueError, OverflowError):
@@ -261,3 +261,8 @@ def _checked_scale(scale: float | Sequence[float], of: str = "") -> Pair:
             f"scale must be at least 1 and at most {_LARGEST:,}, got {what}; to shrink an image use a resampler"
         )
     return values[0], values[1]
+
+
+def _is_unordered(pair: object) -> bool:
+    """Whether nobody knows which of its values is the height's: a set's, or a dictionary's keys."""
+    return isinstance(pair, Set | Mapping)

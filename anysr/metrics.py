@@ -19,6 +19,8 @@ Channel = Literal["y", "rgb"]
 _LUMA, _BLACK = (65.481 / 255, 128.553 / 255, 24.966 / 255), 16 / 255
 _WINDOW_PX, _SIGMA_PX = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
+# How far an original may be outside [0, 1], as resampled ones are by rounding.
+_OVERSHOOT = 0.01
 
 
 def psnr(
@@ -32,17 +34,19 @@ def psnr(
     """Peak signal-to-noise ratio in dB; the peak is 1 (255 on 8-bit pixels), also on luma.
 
     Args:
-        sr_3HW: RGB, clamped to [0, 1] here.
+        sr_3HW: RGB of floating point, clamped to [0, 1] here.
         hr_3HW: the original, RGB in [0, 1].
         border: pixels cut off each side, or (top and bottom, left and right).
         channel: BT.601 luma with its range of 16 ... 235, or the mean square over all three colours.
         rounded: round RGB to 8 bits first; luma is never rounded.
 
     Returns:
-        Decibels; infinity for equal images.
+        Decibels; infinity for equal images, NaN where a value is not finite.
 
     Raises:
-        ValueError: the shapes differ, nothing is left inside the border, or there is no such channel.
+        TypeError: not tensors.
+        ValueError: whole numbers, an original outside [0, 1], the shapes differ, nothing is left inside the border, or
+            there is no such channel.
     """
     sr, hr = scored_region(sr_3HW, hr_3HW, border, channel, rounded=rounded)
     mse = _mean((sr - hr).square())
@@ -63,7 +67,8 @@ def ssim(
     window lies inside the region; of RGB the mean over the colours.
 
     Raises:
-        ValueError: the shapes differ, less than one window is left inside the border, or there is no such channel.
+        TypeError: not tensors.
+        ValueError: as there, or less than one window is left inside the border.
     """
     sr, hr = scored_region(sr_3HW, hr_3HW, border, channel, rounded=rounded)
     if min(sr.shape[1:]) < _WINDOW_PX:
@@ -83,8 +88,11 @@ def scored_region(
     """What of two images a score sees: (C, H', W') in double precision, C = 1 for luma.
 
     Raises:
-        ValueError: the shapes differ, nothing is left inside the border, or there is no such channel.
+        TypeError: not tensors.
+        ValueError: as of :func:`psnr`.
     """
+    _check_floating(sr_3HW, "sr")
+    _check_floating(hr_3HW, "hr")
     if sr_3HW.shape != hr_3HW.shape or sr_3HW.dim() != 3 or sr_3HW.shape[0] != 3:
         raise ValueError(f"expected two (3, H, W) images of one size, got {tuple(sr_3HW.shape)}, {tuple(hr_3HW.shape)}")
     if channel not in ("y", "rgb"):
@@ -95,8 +103,33 @@ def scored_region(
         raise ValueError(f"a border of {edges[0]} x {edges[1]} leaves nothing of an image of {size[0]} x {size[1]}")
     top, left = edges
     inside = (slice(None), slice(top, size[0] - top), slice(left, size[1] - left))
-    sr, hr = (_as_seen(image[inside], channel, rounded) for image in (sr_3HW, hr_3HW))
-    return sr, hr
+    sr, hr = sr_3HW.detach()[inside], hr_3HW.detach()[inside]
+    _check_range(hr)
+    return _as_seen(_without_infinities(sr), channel, rounded), _as_seen(hr, channel, rounded)
+
+
+def _check_floating(image: Any, name: str) -> None:
+    if not isinstance(image, Tensor):
+        raise TypeError(f"{name} must be a torch tensor, got {type(image).__name__}; torch.from_numpy makes arrays one")
+    if not image.is_floating_point():
+        raise ValueError(
+            f"{name} must be RGB of floating point in [0, 1], got {image.dtype}; divide 8-bit images by 255"
+        )
+
+
+def _check_range(hr: Tensor) -> None:
+    low, high = (float(end) for end in hr.aminmax())
+    if low < -_OVERSHOOT or high > 1 + _OVERSHOOT:
+        raise ValueError(
+            f"hr must be RGB in [0, 1], got values from {low:g} to {high:g}; divide 8-bit images by 255, and bring "
+            "[-1, 1] to [0, 1]"
+        )
+
+
+def _without_infinities(sr: Tensor) -> Tensor:
+    """NaN instead, which the clamp keeps."""
+    low, high = (float(end) for end in sr.aminmax())
+    return sr.masked_fill(sr.isinf(), math.nan) if math.isinf(low) or math.isinf(high) else sr
 
 
 def _edges(border: Any) -> tuple[int, int]:

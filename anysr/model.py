@@ -211,7 +211,7 @@ class AnySR(nn.Module):
         """A standalone, physically smaller network that answers as ``subnet`` does; what is frozen stays so.
 
         Raises:
-            ValueError: there is no such subnet.
+            ValueError: there is no such subnet, or the network is pruned, parametrized or added to.
         """
         if isinstance(subnet, str) and subnet != "full":
             raise ValueError(f'one subnet is extracted, "full" or 0 … {len(self.subnets) - 1}, got {subnet!r}')

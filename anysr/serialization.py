@@ -13,10 +13,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from anysr.checkpoints import is_pickle, load_released
-from anysr.checkpoints.fit import check_fit, check_parts, check_tensors
+from anysr.checkpoints.fit import check_fit, check_one_type, check_parts, check_tensors
 from anysr.config import ModelConfig
 from anysr.files import write_whole
 from anysr.model import AnySR
+from anysr.slimmable import AS_BUILT
 
 _KEY, _FORMAT = "anysr", 1
 _PRETRAINED = Path(__file__).parent / "weights"
@@ -32,16 +33,16 @@ def save(model: AnySR, path: str | os.PathLike[str], *, half: bool = False) -> N
 
     Raises:
         TypeError: not such a network, or not a path.
-        ValueError: with ``half``, a weight that float16 cannot hold.
+        ValueError: what :func:`load` would refuse – weights that are not finite, of several types or on no device,
+            pruned or parametrized layers, parts of your own; with ``half``, a weight that float16 cannot hold.
+            Nothing is written then.
     """
     model, target = _unwrapped(model), _path(path)
+    tensors = _storable(model, half)
     target.parent.mkdir(parents=True, exist_ok=True)
     # One key: the format does not keep the order of several, and equal networks are to be equal files.
     description = {"format": _FORMAT, "config": model.config.to_dict()} | ({"widen": True} if half else {})
     metadata = {_KEY: json.dumps(description)}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    if half:
-        tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     write_whole(target, to_bytes(tensors, metadata))
 
 
@@ -103,6 +104,29 @@ def _unwrapped(model: Any) -> AnySR:
     return model
 
 
+def _storable(model: AnySR, half: bool) -> dict[str, torch.Tensor]:
+    """The weights as they are stored, each with memory of its own; only what :func:`load` takes."""
+    state = model.state_dict()
+    tensors = {name: tensor.detach() if tensor.is_meta else tensor.detach().cpu() for name, tensor in state.items()}
+    try:
+        _check_names(model, tensors)
+        check_tensors("it", tensors, sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()))
+        if half:
+            tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
+        check_one_type("it", tensors)
+    except ValueError as error:
+        raise ValueError(f"the network cannot be saved: {error}") from None
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+
+
+def _check_names(model: AnySR, tensors: dict[str, torch.Tensor]) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in _shapeless(model.config).items()}
+    try:
+        check_fit("it", expected, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    except ValueError as error:
+        raise ValueError(f"{error}; {AS_BUILT}") from None
+
+
 def _load_own(path: str | os.PathLike[str]) -> AnySR:
     description, tensors = _read(path)
     try:
@@ -135,9 +159,7 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, torch
         raise ValueError(f"{path} is not a readable safetensors file ({error}); it may be cut short") from error
     description = _description(path, metadata.get(_KEY, "{}"))
     check_tensors(str(path), tensors, Path(path).stat().st_size)
-    if len(kinds := {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}) > 1:
-        listed = ", ".join(sorted(map(str, kinds)))
-        raise ValueError(f"the weights in {path} are of several types ({listed}); store them in one")
+    check_one_type(str(path), tensors)
     return description, tensors
 
 

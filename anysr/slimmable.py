@@ -13,6 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+# The mend for a network whose weights have other names than its configuration's.
+AS_BUILT = (
+    "remove pruning, parametrizations and added parts first (torch.nn.utils.prune.remove, "
+    "torch.nn.utils.parametrize.remove_parametrizations)"
+)
+
 
 def channels_at(fraction: float, full: int, multiple: int = 1) -> int:
     """Number of channels of a layer of ``full`` channels at a width fraction.
@@ -94,11 +100,14 @@ def copy_prefixes(source: nn.Module, target: nn.Module) -> None:
     """Fill the physically smaller ``target`` with the leading part of each of ``source``'s tensors.
 
     A :class:`SegmentConv2d` knows which columns are its own.
+
+    Raises:
+        ValueError: the tensors' names differ, as those of pruned layers do.
     """
-    wide = source.state_dict()
-    narrow = {
-        name: wide[name][tuple(slice(n) for n in tensor.shape)].clone() for name, tensor in target.state_dict().items()
-    }
+    wide, like = source.state_dict(), target.state_dict()
+    if differing := sorted(wide.keys() ^ like.keys()):
+        raise ValueError(f"no subnet can be taken out of a network with other weights, {differing[0]}; {AS_BUILT}")
+    narrow = {name: wide[name][tuple(slice(n) for n in tensor.shape)].clone() for name, tensor in like.items()}
     target.load_state_dict(narrow)
     for name, module in target.named_modules():
         if isinstance(module, SegmentConv2d):

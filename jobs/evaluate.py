@@ -14,6 +14,7 @@ Examples:
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -60,6 +61,8 @@ def main() -> int:
     lost = [path for path in (args.out, args.report) if path is not None and not path.expanduser().is_absolute()]
     if in_ray_job() and args.chdir is None and lost:
         raise UserError(f"a Ray job would lose {lost[0]} with its working folder; give an absolute path of its node")
+    if args.report:
+        _check_writable(args.report.expanduser())
     evaluation = _evaluation(args)
     folder = args.out.expanduser()
     with open_rows(folder) as store:
@@ -77,6 +80,16 @@ def main() -> int:
         if args.track:
             print(log_evaluation(args.tracking_uri, rows, folder, args.report))
     return 0 if all(row.status == OK for row in rows) else 1
+
+
+def _check_writable(report: Path) -> None:
+    if report.is_dir():
+        raise UserError(f"--report {report} is a folder; name a file in it, such as {report / 'report.html'}")
+    folder = next(folder for folder in report.absolute().parents if folder.exists())
+    if not folder.is_dir():
+        raise UserError(f"--report {report} cannot be written: {folder} is not a folder; choose another place")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--report {report} cannot be written: {folder} is read-only; choose another place")
 
 
 def _evaluation(args: argparse.Namespace) -> Evaluation:

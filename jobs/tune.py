@@ -1,4 +1,4 @@
-"""Search for scale groups, widths and intervals with Ray Tune, on a Ray cluster or on one started here.
+r"""Search for scale groups, widths and intervals with Ray Tune, on a Ray cluster or on one started here.
 
 The space is a YAML overlay on the training configuration in which values may be choices; jobs/configs/search.yaml
 is one to read. A search of the same run.name goes on where it was stopped.
@@ -6,8 +6,10 @@ is one to read. A search of the same run.name goes on where it was stopped.
 Examples:
     python jobs/tune.py --config jobs/configs/photos.yaml --space jobs/configs/search.yaml run.name=search
     python jobs/tune.py --config jobs/configs/photos.yaml --space jobs/configs/ablation.yaml search.trials=6
-    RAY_ADDRESS=http://head:8265 python jobs/tune.py --space jobs/configs/search.yaml run.storage=/shared/runs
-    ray job submit --working-dir . -- python jobs/tune.py --space jobs/configs/search.yaml run.storage=/shared/runs
+    RAY_ADDRESS=http://head:8265 python jobs/tune.py --config jobs/configs/photos.yaml \
+        --space jobs/configs/search.yaml run.storage=/shared/runs
+    ray job submit --working-dir . -- python jobs/tune.py --config jobs/configs/photos.yaml \
+        --space jobs/configs/search.yaml run.storage=/shared/runs
 """
 
 from __future__ import annotations

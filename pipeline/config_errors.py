@@ -81,8 +81,12 @@ def _explained(fault: Any, schema: dict[str, Any]) -> str:
         close = difflib.get_close_matches(str(fault["loc"][-1]).lower(), allowed, n=1, cutoff=0.4)
         hint = f"did you mean {'.'.join([*where.split('.')[:-1], allowed[close[0]]])!r}?" if close else ""
         return f"unknown key {where!r}; {hint or 'allowed here: ' + ', '.join(sorted(allowed.values()))}"
-    message = str(fault["msg"]).removeprefix("Value error, ")
     given = fault.get("input")
+    if fault["type"] in ("model_type", "dataclass_type") and where:
+        keys = sorted(allowed_keys(fault["loc"], schema))
+        got = "null" if given is None else "a list" if isinstance(given, list | tuple) else repr(given)
+        return f"{where}: must hold keys ({', '.join(keys)}), as in {where}.{keys[0]}=…, got {got}"
+    message = str(fault["msg"]).removeprefix("Value error, ")
     shown = f", got {given!r}" if isinstance(given, str | int | float | bool | None) and "got" not in message else ""
     return f"{where}: {message}{shown}" if where else message
 

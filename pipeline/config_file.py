@@ -133,15 +133,27 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     if isinstance(values.get("model"), str):
         values["model"] = {"name": values["model"]}
     try:
-        for part, below in zip(parents, path.split(".")[1:], strict=True):
+        for depth, (part, below) in enumerate(zip(parents, path.split(".")[1:], strict=True), start=1):
             if below.isdigit() and isinstance(node, dict) and part not in node:
                 raise ValueError(
                     f"{part} is not written out in the file, so it has no item {below}; give all of {part}"
                 )
             node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+            _check_holds(node, ".".join(parents[:depth]), below)
         # A name may look like a number: to YAML, 1.10 is 1.1.
         is_name = path == "run.name" and text not in ("", "~", "null") and text[0] not in "'\""
         value = text if is_name else yaml.safe_load(text)
         node[int(last) if isinstance(node, list) else last] = value
-    except (TypeError, ValueError, IndexError, yaml.YAMLError) as error:
+    except (ValueError, yaml.YAMLError) as error:
         raise UserError(f"cannot apply the override {override!r}: {one_line(error)}") from error
+
+
+def _check_holds(node: Any, where: str, key: str) -> None:
+    """Refuse what has no place for a key or an item."""
+    if isinstance(node, list):
+        if not (key.isdecimal() and int(key) < len(node)):
+            last = f", the last is {len(node) - 1}" if node else ""
+            raise ValueError(f"{where} has {len(node)} items{last}, so no item {key}; give all of {where}")
+    elif not isinstance(node, dict):
+        shown = "null" if node is None else repr(node)
+        raise ValueError(f"{where} is {shown}, so it has no key {key}; give all of it, as in {where}={{{key}: …}}")

@@ -46,6 +46,17 @@ def check_tensors(where: str, tensors: Mapping[str, Tensor], file_bytes: int) ->
             raise _unfit(where, name, "not finite everywhere")
 
 
+def check_one_type(where: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights of several floating-point types.
+
+    Raises:
+        ValueError: the types.
+    """
+    if len(kinds := {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}) > 1:
+        listed = ", ".join(sorted(map(str, kinds)))
+        raise ValueError(f"the weights in {where} are of several types ({listed}); store them in one")
+
+
 def check_parts(config: ModelConfig, num_tensors: int) -> None:
     """Refuse more blocks and layers than there are tensors, before any time goes into making them.
 

@@ -19,6 +19,7 @@ _READ_ONLY_SUFFIXES = {".bmp", ".gif"}
 _UNWRITTEN_SUFFIXES = _READ_ONLY_SUFFIXES | {".avif", ".heic", ".ico", ".jfif", ".jp2", ".jxl", ".psd", ".tga"}
 _FALLBACK_SUFFIX = ".png"
 _STREAM = "-"
+_ANY_DEPTH = "**"
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ class Job:
 def collect_jobs(inputs: Sequence[str], output: str, suffix: str | None) -> tuple[list[Job], list[tuple[Path, str]]]:
     """The images that files, folders and globs stand for, in a fixed order, and what cannot be read, with the reason.
 
-    A folder's images keep their place below it; links to folders are not followed. ``output`` is a file
-    when it is named like an image, without a slash at its end, there is one input file, and no folder of that name.
+    A folder's images keep their place below it; links to folders are not followed, nor by ``**`` in a glob. ``output``
+    is a file when it is named like an image, without a slash at its end, there is one input file, and no folder of
+    that name.
 
     Raises:
         ValueError: an input that does not exist or holds no image, two results of one name, a result that
@@ -179,8 +181,7 @@ def _globbed(pattern: str, out: Path) -> Iterator[tuple[Path, Path]]:
             break
         plain.append(part)
     base = Path(*plain)
-    hits = [Path(hit) for hit in sorted(glob.glob(pattern, recursive=True))]  # noqa: PTH207 - pathlib's knows no root
-    there = [hit for hit in hits if hit.is_file()]
+    there = [hit for hit in sorted(_matches(pattern)) if hit.is_file()]
     files = [hit for hit in there if not hit.resolve().is_relative_to(out.resolve())]
     if not files:
         if there:
@@ -188,6 +189,23 @@ def _globbed(pattern: str, out: Path) -> Iterator[tuple[Path, Path]]:
         raise ValueError(f"no file is called {shown(pattern)}")
     for file in files:
         yield file, file.relative_to(base) if ".." not in file.relative_to(base).parts else Path(file.name)
+
+
+def _matches(pattern: str) -> set[Path]:
+    """What a pattern stands for, where ``**`` follows no links to folders, which may lead round in circles."""
+    parts = Path(pattern).parts
+    if _ANY_DEPTH not in parts:
+        return set(map(Path, glob.glob(pattern)))  # noqa: PTH207 - pathlib's knows no root
+    first = parts.index(_ANY_DEPTH)
+    below = parts[first + 1 :] or ("*",)
+    folders = {folder for top in _matches(str(Path(*parts[:first]))) for folder in _folders(top)}
+    return {hit for folder in folders for hit in _matches(str(Path(glob.escape(str(folder)), *below)))}
+
+
+def _folders(top: Path) -> Iterator[Path]:
+    for place, folders, _ in os.walk(top):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield Path(place)
 
 
 def result_name(source: PurePath, suffix: str | None) -> str:

@@ -17,7 +17,8 @@ from pipeline.data.photo_cache import INDEX, cache_folder, locked, note_use
 from pipeline.data.photos import Pixels, decode_rgb, list_photos
 from pipeline.errors import UserError, one_line
 
-_VERSION = "2"
+_VERSION = "3"
+_OR_SKIP = ", or set data.on_error=skip"
 Report = Callable[[int, int], None]
 
 
@@ -110,7 +111,7 @@ def open_photo_map(
             "(jobs/prepare_data.py --prune-cache), or set data.cache or ANYSR_CACHE"
         ) from error
     if found.skipped and config.on_error != "skip":
-        raise UserError(f"{photos}: {found.skipped[0]}")
+        raise UserError(f"{photos}: {found.skipped[0]}{_OR_SKIP}")
     if not len(found):
         raise UserError(f"none of the {len(paths)} images in {photos} can be used; the first: {found.skipped[0]}")
     return found
@@ -132,7 +133,7 @@ def trained_on(train: PhotoMap, validation: PhotoMap) -> str | None:
 def _too_small(entry: Entry, min_side_px: int, sets_side: str) -> str:
     return (
         f"{entry.name} is {entry.width} x {entry.height}, smaller than the {min_side_px} px that are needed of a side; "
-        f"lower {sets_side}, remove it, or set data.on_error=skip"
+        f"lower {sets_side} or remove it"
     )
 
 
@@ -149,7 +150,7 @@ def _build(folder: Path, root: Path, paths: list[Path], fingerprint: str, config
                 pixels = decode_rgb(path, config.max_megapixels)
             except UserError as error:
                 if config.on_error != "skip":
-                    raise
+                    raise UserError(f"{error}{_OR_SKIP}") from None
                 unusable.append(one_line(error))
                 continue
             file.write(pixels.tobytes())

@@ -19,6 +19,9 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 _IN_THE_BOX = Path(__file__).parent / "photos"
 _OF_LR = re.compile(r"(^|_)LR(_|bic|$)")  # LR_bicubic, DIV2K_train_LR_bicubic, LRbicx2
 
+# How far resampling may have taken floating-point images beyond white.
+_OVERSHOOT = 1.01
+
 Pixels = npt.NDArray[np.uint8]
 
 
@@ -87,9 +90,7 @@ def decode_rgb(path: Path, max_megapixels: float) -> Pixels:
     except UserError:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files
-        raise UserError(
-            f"{path} is not a readable image ({one_line(error)}); replace it, or set data.on_error=skip"
-        ) from None
+        raise UserError(f"{path} is not a readable image ({one_line(error)}); replace it") from None
 
 
 def _opened(path: Path) -> Image.Image:
@@ -101,8 +102,8 @@ def _opened(path: Path) -> Image.Image:
 def _check_size(path: Path, size: tuple[int, int], max_megapixels: float) -> None:
     if size[0] * size[1] > max_megapixels * 1e6:
         raise UserError(
-            f"{path} has {size[0]} x {size[1]} pixels, more than data.max_megapixels = {max_megapixels:g}; shrink it, "
-            "raise the limit, or set data.on_error=skip"
+            f"{path} has {size[0]} x {size[1]} pixels, more than data.max_megapixels = {max_megapixels:g}; shrink "
+            "it or raise the limit"
         )
 
 
@@ -112,7 +113,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         values = np.asarray(image).astype(np.float64)
         if not np.isfinite(values).all():
             raise ValueError("it holds values that are not numbers")
-        largest = values.max(initial=0)
-        top = 65535.0 if image.mode != "F" or largest > 255 else 255.0 if largest > 1 else 1.0
+        top = _white(image.mode, values.max(initial=0))
         return Image.fromarray(np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8)).convert("RGB")
     return image.convert("RGB")
+
+
+def _white(mode: str, largest: float) -> float:
+    """What stands for white in a grey image of more than 8 bits; only 16 bits say so themselves."""
+    if mode == "F":
+        return next((top for top in (1.0, 255.0) if largest <= top * _OVERSHOOT), 65535.0)
+    return 255.0 if mode == "I" and largest <= 255 else 65535.0

@@ -72,10 +72,11 @@ class Space:
             else:
                 _set(rules[rule], key.removeprefix(f"{rule}.").split("."), value)
         _without_interweaving(values)
+        model = values.setdefault("model", {})
         if self._is_on("model.subnets", chosen):
-            values["model"]["subnets"] = scale_groups(rules["model.subnets"], values["model"])
+            model["subnets"] = scale_groups(rules["model.subnets"], model)
         if self._is_on("sampling.group_weights", chosen):
-            count = len(values["model"].get("subnets", parse_config({}).model.subnets))
+            count = len(model.get("subnets", parse_config({}).model.subnets))
             values.setdefault("sampling", {})["group_weights"] = group_weights(rules["sampling.group_weights"], count)
         return parse_config(values)
 

@@ -141,6 +141,17 @@ def test_a_broken_image_is_reported_and_scored_once_it_is_mended(suite, tmp_path
     assert again.returncode == 0 and "5 of 6" not in again.stdout
 
 
+def test_a_report_that_cannot_be_written_is_noticed_before_scoring(suite, tmp_path):
+    (tmp_path / "file").touch()
+    cases = {tmp_path: "is a folder; name a file in it", tmp_path / "file/deep/r.html": "file is not a folder"}
+    for report, message in cases.items():
+        done = evaluate("--model", "bicubic", "--suite", suite, "--out", tmp_path / "out", "--report", report)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"error: --report {report}") and message in done.stderr
+        assert done.stderr.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+
+
 def test_errors_are_one_line(suite, tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "lr").mkdir()

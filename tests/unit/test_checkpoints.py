@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.utils.prune
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -188,6 +189,58 @@ def test_weights_of_another_kind_are_refused(said: str, change: Any, tmp_path: P
     description = json.dumps({"format": 1, "config": model.config.to_dict()})
     save_file(weights, path, {"anysr": description})
     assert said in refusal(path)
+
+
+def pruned(model: torch.nn.Module) -> None:
+    torch.nn.utils.prune.l1_unstructured(model.get_submodule("encoder.head"), "weight", 0.5)
+
+
+def sparse(model: Any) -> None:
+    model.encoder.head.bias = torch.nn.Parameter(model.encoder.head.bias.data.to_sparse())
+
+
+def parametrized(model: torch.nn.Module) -> None:
+    torch.nn.utils.parametrizations.weight_norm(model.get_submodule("encoder.head"))
+
+
+@pytest.mark.parametrize(
+    ("said", "change"),
+    [
+        (r"do not fit: missing: encoder\.head\.weight .*weight_orig .*torch\.nn\.utils\.prune\.remove", pruned),
+        (r"encoder\.head\.parametrizations.*torch\.nn\.utils\.parametrize\.remove_parametrizations", parametrized),
+        (r"unexpected: extra\.weight \(1, 1\)", lambda model: model.add_module("extra", torch.nn.Linear(1, 1))),
+        (r"of several types \(torch\.float\d\d, torch\.float64\)", lambda model: model.decoder.double()),
+        (r"encoder\.head\.bias is not finite", lambda model: model.encoder.head.bias.data.fill_(float("nan"))),
+        (r"encoder\.head\.bias is not finite", lambda model: model.encoder.head.bias.data.fill_(float("inf"))),
+        (r"encoder\.head\.bias is sparse", sparse),
+        (r"encoder\.head\.\w+ is on device meta, without values", lambda model: model.to("meta")),
+    ],
+)
+@pytest.mark.parametrize("half", [False, True])
+def test_what_could_not_be_loaded_again_is_not_written(said: str, change: Any, half: bool, tmp_path: Path) -> None:
+    path, model = tmp_path / "new" / "net.safetensors", anysr.build("edsr-baseline-liif", **TINY)
+    change(model)
+    with pytest.raises(ValueError, match=f"^the network cannot be saved: .*{said}") as caught:
+        anysr.save(model, path, half=half)
+    assert "\n" not in str(caught.value)
+    assert not path.parent.exists()
+
+
+def test_layers_that_share_their_weights_are_saved(tmp_path: Path) -> None:
+    path, model = tmp_path / "net.safetensors", anysr.build("edsr-baseline-liif", **TINY)
+    convolutions = [module for module in model.encoder.modules() if isinstance(module, torch.nn.Conv2d)]
+    convolutions[-1].weight = convolutions[-2].weight
+    anysr.save(model, path)
+    for name, tensor in anysr.load(path).state_dict().items():
+        assert torch.equal(tensor, model.state_dict()[name])
+
+
+@pytest.mark.parametrize("change", [pruned, parametrized])
+def test_subnets_of_pruned_networks_are_refused(change: Any) -> None:
+    model = anysr.build("edsr-baseline-liif", **TINY)
+    change(model)
+    with pytest.raises(ValueError, match=r"encoder\.head\..* first \(torch\.nn\.utils\.prune\.remove, "):
+        model.extract(0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

@@ -70,7 +70,11 @@ def test_the_resolved_configuration_reads_back_the_same():
         ("run.name=a/b", "run.name"),
         ("tracking.registered_model=a.promoting", "must not end with .promoting, as the registry's locks do, got 'a"),
         ("steps", "key.sub=value"),
-        ("train=3", "train"),
+        ("train=3", r"^train: must hold keys \(accumulate, .*\), as in train\.accumulate=…, got 3$"),
+        ("data=[1]", r"^data: must hold keys \(.*, got a list$"),
+        ("data=null", r"^data: must hold keys .*, got null$"),
+        ("model=[1]", r"^model: must hold keys \(colour, .*, got a list$"),
+        ("model.decoder=3", r"^model\.decoder: must hold keys \(.*hidden, kind"),
         ("train.learning_rate=.inf", "finite"),
         ("validation.scales=[]", "at least 1 item"),
         ("validation.scales=[0.5]", r"validation\.scales\.0: Input should be greater than or equal to 1, got 0\.5$"),
@@ -84,6 +88,24 @@ def test_mistakes_are_refused_in_one_line(override, message):
     with pytest.raises(UserError, match="(?s)" + message.replace("[", r"\[")) as caught:
         load_config(None, [override])
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.interweave=null", "model.interweave.interval=3"],
+         r"model\.interweave is null, so it has no key interval; give all .*model\.interweave={interval: …}"),
+        (["train=3", "train.steps=2"], r"train is 3, so it has no key steps"),
+        (["run.name=a", "run.name.b.c=2"], r"run\.name is 'a', so it has no key b; give all of it"),
+        ([GROUPS % "2", "model.subnets.7.scales=[1, 2]"], r"model\.subnets has 2 items, the last is 1, so no item 7"),
+        ([GROUPS % "2", "model.subnets.0.scales.2=2"], r"model\.subnets\.0\.scales has 2 items, the last is 1, so no"),
+        ([GROUPS % "2", "model.subnets.first.scales=[1, 2]"], r"model\.subnets has 2 items, .*, so no item first"),
+        (["validation.scales=[]", "validation.scales.0=2"], r"validation\.scales has 0 items, so no item 0"),
+    ],
+)  # fmt: skip
+def test_overrides_of_what_is_not_there_say_what_is(overrides, message):
+    with pytest.raises(UserError, match=rf"^cannot apply the override '.*': {message}"):
+        load_config(None, overrides)
 
 
 def test_a_batch_of_all_groups_divides_among_them():

@@ -38,6 +38,39 @@ def test_shapes_are_checked():
         psnr(torch.zeros(3, 4, 4), torch.zeros(3, 4, 4), 2)
 
 
+@pytest.mark.parametrize("score", [psnr, ssim])
+def test_images_of_another_kind_are_refused(score):
+    hr = torch.rand(3, 16, 16)
+    eight_bits = (hr * 255).byte()
+    with pytest.raises(ValueError, match=r"sr .*torch\.uint8.*divide 8-bit images by 255"):
+        score(eight_bits, hr, 0)
+    with pytest.raises(ValueError, match=r"hr .*torch\.uint8.*divide 8-bit images by 255"):
+        score(hr, eight_bits, 0)
+    with pytest.raises(ValueError, match=r"hr must be RGB in \[0, 1\], got values from .* to 25.*divide"):
+        score(hr, hr * 254 + 1, 0)
+    with pytest.raises(ValueError, match=r"hr must be RGB in \[0, 1\], got values from -"):
+        score(hr, hr * 2 - 1, 0)
+    with pytest.raises(TypeError, match=r"sr must be a torch tensor, got ndarray.*torch\.from_numpy"):
+        score(hr.numpy(), hr, 0)
+    assert math.isfinite(score(torch.rand(3, 16, 16), hr * 1.009 - 0.005, 0))
+
+
+@pytest.mark.parametrize("score", [psnr, ssim])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_answers_that_are_not_finite_have_no_score(score, value, dtype):
+    hr = torch.rand(3, 16, 16)
+    sr = (hr * 0.9).to(dtype)
+    sr[1, 8, 8] = value
+    assert math.isnan(score(sr, hr, 2, "rgb", rounded=True))
+
+
+@pytest.mark.parametrize("score", [psnr, ssim])
+def test_answers_with_a_gradient_are_scored(score):
+    sr, hr = torch.rand(3, 16, 16), torch.rand(3, 16, 16)
+    assert score(sr.clone().requires_grad_(), hr, 2) == score(sr, hr, 2)
+
+
 def test_psnr_of_rgb_by_hand():
     """0.1 in one colour of three is a mean square of 0.01 / 3: 24.7712 dB."""
     hr = torch.zeros(3, 8, 8)

@@ -234,6 +234,14 @@ def test_what_torch_wraps_is_saved_as_itself(tmp_path):
         anysr.save(torch.nn.Linear(1, 1), tmp_path / "m.safetensors")
 
 
+@pytest.mark.parametrize("pair", [{1, 2}, frozenset({1.5, 2}), {2: "", 3: ""}, {2: "", 3: ""}.keys()])
+def test_pairs_without_an_order_are_refused(pair):
+    with pytest.raises(ValueError, match=r"scale must be a number or \(s_h, s_w\), got "):
+        small_model()(torch.rand(1, 3, 4, 4), pair)
+    with pytest.raises(ValueError, match=r"size must be \(H, W\)"):
+        small_model()(torch.rand(1, 3, 1, 1), size=pair)
+
+
 @pytest.mark.parametrize("shape", [(2, 5, 2), (5, 2), (1, 5, 3)])
 def test_places_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"coord must be \(N, Q, 2\)"):

@@ -69,6 +69,30 @@ def test_every_kind_of_image_becomes_rgb(tmp_path):
     np.testing.assert_allclose(decode_rgb(tmp_path / "cmyk.tif", 100), rgb, atol=2)
 
 
+@pytest.mark.parametrize(
+    ("name", "stored"),
+    [
+        ("overshoot.tif", lambda grey: grey.astype(np.float32) * 1.002),
+        ("share.tif", lambda grey: grey.astype(np.float32) / 255 * 1.002),
+        ("undershoot.tif", lambda grey: grey.astype(np.float32) - 0.3 * (grey == 0)),
+        ("whole.tif", lambda grey: grey.astype(np.int32)),
+        ("whole16.tif", lambda grey: grey.astype(np.int32) * 257),
+        ("float16.tif", lambda grey: grey.astype(np.float32) * 257),
+    ],
+)
+def test_the_range_of_grey_is_told_by_its_largest_value(name, stored, tmp_path):
+    grey = noise()[:, :, 0]
+    assert (grey.min(), grey.max()) == (0, 255)
+    Image.fromarray(stored(grey)).save(tmp_path / name)
+    found = decode_rgb(tmp_path / name, 100).astype(int)
+    np.testing.assert_allclose(found, np.dstack([grey] * 3).astype(int), atol=1)
+
+
+def test_a_dark_16_bit_photo_stays_dark(tmp_path):
+    Image.fromarray(np.full((40, 50), 200, np.uint16)).save(tmp_path / "dark.png")
+    assert decode_rgb(tmp_path / "dark.png", 100).max() == 1
+
+
 def test_exif_orientation_is_honoured(tmp_path):
     image = Image.fromarray(noise())
     exif = Image.Exif()
@@ -94,13 +118,14 @@ def test_unusable_photos_end_the_run_or_are_listed(folder, fault, tmp_path):
     else:
         Image.fromarray(noise(10, 50)).save(bad)
     data = {"max_megapixels": max_megapixels, "cache": tmp_path / "cache"}
-    with pytest.raises(UserError, match=r"bad\.png") as caught:
+    with pytest.raises(UserError, match=r"bad\.png.*, or set data\.on_error=skip$") as caught:
         open_photo_map(folder, DataConfig(**data), min_side_px=32)
     assert "\n" not in str(caught.value)
     photos = open_photo_map(folder, DataConfig(**data, on_error="skip"), min_side_px=32)
     assert photos.names == ["0.png", "1.png", "2.png"]
     assert len(photos.skipped) == 1
     assert "bad.png" in photos.skipped[0]
+    assert "on_error" not in photos.skipped[0]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +138,9 @@ def test_unusable_photos_end_the_run_or_are_listed(folder, fault, tmp_path):
 )
 def test_a_photo_that_is_too_small_names_the_key_that_wants_more(folder, overrides, key):
     config = tiny_config(*(override.format(folder) for override in overrides))
-    with pytest.raises(UserError, match=rf"0\.png is 50 x 40, smaller than the \d+ px .*; lower {key}, remove it, or"):
+    with pytest.raises(
+        UserError, match=rf"0\.png is 50 x 40, smaller than the \d+ px .*; lower {key} or remove it, or"
+    ):
         open_photos(config)
 
 

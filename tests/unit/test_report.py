@@ -177,6 +177,17 @@ def test_images_that_come_back_exactly_are_no_point_of_a_chart():
     assert [cell.text for cell in scores(book, "A", "psnr", [Scale(1, 1)]).rows[0]][1:] == ["exact"] * 4 + ["–"] * 3
 
 
+def test_the_note_on_costs_tells_of_those_that_are_shown():
+    """The folder may hold costs of other sizes and scales, which are left out of the table."""
+    costs = [cost for cost in make_costs() if cost.scale_h != 3]
+    other = replace(costs[0], scale_h=3.5, scale_w=3.5, hr_h=64, hr_w=96, device="a GPU", status="no memory")
+    again = replace(costs[0], hr_h=100, hr_w=200)  # of the same rows the first is shown
+    html = render(Book(make_rows(("psnr",), ("A",)), [*costs, other, again]))
+    assert "one image of 1280 × 720. MACs" in html
+    for left_out in ("96 × 64", "200 × 100", "a GPU", "no memory"):
+        assert left_out not in html
+
+
 def test_rows_that_do_not_belong_together_are_refused():
     rows = make_rows(("psnr",), ("A",))
     other = rows[0].__class__(**{**rows[0].__dict__, "protocol": "anysr"})

@@ -64,6 +64,20 @@ class TestSpace:
         assert reference.model.encoder == replace(plain.model.encoder, num_blocks=4)
         assert reference.train.steps == yaml.safe_load(SPACE.read_text())["train"]["steps"]
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "sampling: {group_weights: {last_over_first: {between: [0.5, 2], log: true}}}",
+            "model: {subnets: {groups: {choose: [2, 3]}, encoder_width: 0.5}}",
+            "train: {learning_rate: {choose: [0.001, 0.0001]}}",
+        ],
+    )
+    def test_a_space_without_a_model_is_over_the_default_one(self, text, tmp_path):
+        (tmp_path / "space.yaml").write_text(text)
+        space = load_space(tmp_path / "space.yaml", None)
+        assert space.reference().model == load_config(None).model
+        assert len(space.corner_configs) > 1
+
     def test_choices_become_a_configuration(self):
         space = load_space(SPACE, BASE)
         config = space.config(

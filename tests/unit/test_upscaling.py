@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 import anysr
 from anysr.amounts import parse_bytes, parse_macs, parse_seconds, show_macs, show_seconds
+from anysr.cli.inputs import collect_jobs
 from anysr.imaging import Metadata, Picture
 from anysr.upscaling import BudgetError, Enlargement, Limits, Request, Upscaler
 from anysr.upscaling import upscaler as upscaler_module
@@ -347,3 +349,40 @@ def test_shrinking_is_refused(upscaler):
     for enlargement in (Enlargement(size=(10, 100)), Enlargement(width=10), Enlargement(long_edge=39)):
         with pytest.raises(ValueError, match="smaller than the image"):
             upscaler.plan(Picture(smooth(30, 40, 3)), Request(enlargement))
+
+
+@pytest.fixture
+def linked(tmp_path: Path) -> Path:
+    """Photos beside links to folders: back to the top, and to a folder elsewhere."""
+    for name in ("g/a.png", "g/deep/b.png", "g/.hidden/c.png", "g/[x]/e.png", "elsewhere/d.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "g/loop").symlink_to(tmp_path / "g")
+    (tmp_path / "g/deep/again").symlink_to(tmp_path / "g")
+    (tmp_path / "g/deep/other").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "g/deep/photo.png").symlink_to(tmp_path / "elsewhere/d.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("g/**/*.png", {"a.png", "deep/b.png", "deep/photo.png", "[x]/e.png"}),
+        ("g/**", {"a.png", "deep/b.png", "deep/photo.png", "[x]/e.png"}),
+        ("g/**/**/*.png", {"a.png", "deep/b.png", "deep/photo.png", "[x]/e.png"}),
+        ("**/[ab].png", {"g/a.png", "g/deep/b.png"}),
+        ("g/**/other/*.png", {"deep/other/d.png"}),
+        ("g/deep/other/**/*.png", {"d.png"}),
+        ("g/*/b.png", {"deep/b.png"}),
+        ("g/loop/deep/*.png", {"b.png", "photo.png"}),
+        ("g/.hid*/**/*.png", {".hidden/c.png"}),
+        ("g/d**/*.png", {"deep/b.png", "deep/photo.png"}),
+    ],
+)
+@pytest.mark.parametrize("is_absolute", [False, True])
+def test_a_glob_of_any_depth_does_not_follow_links(pattern, found, is_absolute, linked, monkeypatch):
+    monkeypatch.chdir(linked)
+    jobs, unread = collect_jobs([f"{linked}/{pattern}" if is_absolute else pattern], "out", None)
+    assert not unread
+    assert {job.target.relative_to("out").as_posix() for job in jobs} == found
+    assert len(jobs) == len(found)

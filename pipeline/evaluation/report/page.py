@@ -17,7 +17,7 @@ from pipeline.evaluation.pictures import ERROR_LEVELS, Picture
 from pipeline.evaluation.protocols import is_exact
 from pipeline.evaluation.report.book import FIELD_SCALES, Book, Model
 from pipeline.evaluation.report.plots import over_cost, over_scale
-from pipeline.evaluation.report.tables import Table, boundaries, costs, fixed, glance, label, scores
+from pipeline.evaluation.report.tables import Table, boundaries, costs, fixed, glance, label, scores, subnets_of
 from pipeline.evaluation.rows import OK, Row
 from pipeline.evaluation.scales import Scale
 from pipeline.evaluation.upscalers import INTERPOLATION
@@ -134,13 +134,15 @@ def _protocols(book: Book) -> list[str]:
 
 
 def _cost_note(book: Book) -> str:
-    measured = [cost for cost in book.costs if cost.latency_ms is not None]
-    sizes = sorted({f"{cost.hr_w} × {cost.hr_h}" for cost in book.costs})
+    asked = [(model, subnet, scale) for model in book.models for subnet in subnets_of(model) for scale in book.scales]
+    shown = [cost for one in asked if (cost := book.cost(*one))]
+    measured = [cost for cost in shown if cost.latency_ms is not None]
+    sizes = sorted({f"{cost.hr_w} × {cost.hr_h}" for cost in shown})
     note = f"For making one image of {', '.join(sizes)}. MACs: multiply-adds of a network's published form"
     if measured:
         where = sorted({f"{cost.device}, {cost.threads} threads" for cost in measured})
         note += f"; ms and MiB: time (median) and memory beyond the loaded model as measured here ({'; '.join(where)})"
-    faults = sorted({f"{cost.model} ×{cost.scale_h:g}: {cost.status}" for cost in book.costs if cost.status != OK})
+    faults = sorted({f"{cost.model} ×{cost.scale_h:g}: {cost.status}" for cost in shown if cost.status != OK})
     return ". ".join([note, *faults]) + "."
 
 
