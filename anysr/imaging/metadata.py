@@ -34,6 +34,7 @@ _DESCRIPTIVE = (
     _BASE.XPSubject,
 )
 _RESOLUTION = (_BASE.XResolution, _BASE.YResolution, _BASE.ResolutionUnit)
+_OWN = {*_DESCRIPTIVE, *_RESOLUTION, _BASE.Orientation}
 _XMP_ORIENTATION = (b"tiff:Orientation",)
 _XMP_SIZES = ((b"tiff:ImageLength", b"exif:PixelYDimension"), (b"tiff:ImageWidth", b"exif:PixelXDimension"))  # H, W
 # A video, a depth map or a gain map behind the photo, which its enlargement does not have.
@@ -129,7 +130,7 @@ def shortened_exif(exif: bytes, max_bytes: int) -> tuple[bytes | None, int]:
 
 
 def read_tables(exif: bytes | None) -> dict[int, Tags]:
-    """The tags of an EXIF block by table: 0 for the photo's own, and each of ``IFDS``; ready to be written again."""
+    """The tags of an EXIF block that are carried, by table: 0 for the photo's own, and each of ``IFDS``."""
     return _tables(parse_exif(exif) if exif else Image.Exif())[0]
 
 
@@ -151,7 +152,7 @@ class _Text(str):
 
 def _tables(exif: Image.Exif) -> tuple[dict[int, Tags], int]:
     """As :func:`read_tables`, and how many tags cannot be written."""
-    found: dict[int, Tags] = {0: {tag: value for tag, value in exif.items() if tag not in IFDS}}
+    found: dict[int, Tags] = {0: {tag: value for tag, value in exif.items() if tag in _OWN}}
     found |= {ifd: dict(exif.get_ifd(ifd)) for ifd in IFDS}
     inner = found[ExifTags.IFD.Exif]
     if inner.pop(_INTEROP, None) is not None and (interop := _interoperability(exif)):

@@ -92,6 +92,7 @@ def test_what_tiffs_of_every_kind_say(peak, byteorder, bigtiff):
     assert np.array_equal(picture.colour, upright)
     assert picture.metadata.icc == srgb_profile()
     assert picture.metadata.dpi == pytest.approx((150, 300))
+    assert picture.notes == ()
     assert parse_exif(picture.metadata.exif)[ExifTags.Base.Model] == "camera"
 
 
