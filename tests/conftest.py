@@ -11,8 +11,10 @@ import torch
 
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
 
-# A shell starts what it puts into the background with Ctrl-C switched off, and every process below inherits that.
+# A shell starts what it puts into the background with Ctrl-C switched off, nohup with what a closed terminal sends, and
+# every process below inherits that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 ROOT = Path(__file__).resolve().parent.parent
 
