@@ -95,6 +95,16 @@ def test_a_terminal_that_is_closed_costs_no_step(tmp_path):
     assert int(checkpoint.name.removeprefix("step_")) >= series(tmp_path, "closed")[-1][0]
 
 
+def test_the_loop_needs_neither_cluster_nor_image_formats(tmp_path):
+    """As on a machine that holds only what docs/models/training.md lists."""
+    absent = "imagecodecs", "tifffile", "ray", "mlflow", "boto3"
+    script = f"import runpy, sys; sys.modules.update(dict.fromkeys({absent})); del sys.argv[0]\n"
+    script += "runpy.run_path(sys.argv[0], None, '__main__')"
+    python, *rest = local_command(JSONL, "train.steps=2", "validation.every=2", f"run.storage={tmp_path}")
+    done = subprocess.run([python, "-c", script, *rest], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_finished_run_is_left_alone_and_a_changed_one_refused(undisturbed):
     before = weights(undisturbed, "plain")
     done = train_local(*LONG, JSONL, f"run.storage={undisturbed}", "run.name=plain")
