@@ -121,7 +121,7 @@ def _read_tiff(data: bytes, max_megapixels: float) -> Picture | None:
     if num_pages(data) > 1:
         raise ImageError("a TIFF of several pages; save the one you mean as a file of its own")
     exif, info = tiff_exif(data)
-    metadata, lost = collect_metadata(exif, info)
+    metadata, lost = collect_metadata(exif, info | {"iptc": tiff_iptc(data)})
     picture = _picture(_Decoded(*planes), orientation_of(exif), metadata, "TIFF")
     return replace(picture, notes=(*picture.notes, *lost))
 

@@ -55,13 +55,13 @@ def read_planes(data: bytes, max_megapixels: float) -> tuple[Pixels, Pixels | No
 
 
 def tiff_exif(data: bytes) -> tuple[Image.Exif, dict[str, object]]:
-    """EXIF of a TIFF, and its colour profile, XMP and IPTC by the names that ``collect_metadata`` knows.
+    """EXIF of a TIFF, and its colour profile and XMP by Pillow's names of them.
 
     Of a BigTIFF, which Pillow's EXIF is not for, what describes the photo.
     """
     if not data.startswith(_BIG_HEADS):
         exif = parse_exif(data)
-        return exif, {"icc_profile": exif.get(_ICC), "xmp": exif.get(_XMP), "iptc": tiff_iptc(data)}
+        return exif, {"icc_profile": exif.get(_ICC), "xmp": exif.get(_XMP)}
     exif = Image.Exif()
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         tags = file.pages.first.tags
@@ -69,7 +69,7 @@ def tiff_exif(data: bytes) -> tuple[Image.Exif, dict[str, object]]:
             if tag.name in _BIG_TAGS:
                 value = tag.value
                 exif[tag.code] = TiffImagePlugin.IFDRational(*value) if isinstance(value, tuple) else value
-        return exif, {"icc_profile": tags.valueof(_ICC), "xmp": tags.valueof(_XMP), "iptc": tiff_iptc(data)}
+        return exif, {"icc_profile": tags.valueof(_ICC), "xmp": tags.valueof(_XMP)}
 
 
 def tiff_iptc(data: bytes) -> bytes | None:
