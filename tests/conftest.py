@@ -10,6 +10,8 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # tiny tensors: threads would only wait for each other
+if not torch.cuda.is_available():  # before anything imports Triton, which decides then
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # A shell starts what it puts into the background with Ctrl-C switched off, nohup with what a closed terminal sends, and
 # every process below inherits that.

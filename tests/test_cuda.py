@@ -46,6 +46,23 @@ def test_every_network_answers_as_on_the_cpu(name: str) -> None:
             assert (half(lr.to(CUDA), scale, subnet=subnet).cpu() - expected).abs().max() < 0.05
 
 
+@pytest.mark.parametrize("decoder", ["liif", "srno"])
+@pytest.mark.parametrize("hidden", [48, 128, 192, 256])
+@torch.no_grad()
+def test_kernels_answer_as_torch_does(decoder: str, hidden: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = anysr.build(f"edsr-baseline-{decoder}", encoder={"num_blocks": 1}, decoder={"hidden": hidden}).eval()
+    lr, answers = torch.rand(1, 3, 70, 43), {}
+    monkeypatch.setattr("anysr.decoders.grid.STRIP_BYTES", 2**16)  # several strips
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for kernels in ("off", "on"):
+            monkeypatch.setenv("ANYSR_KERNELS", kernels)
+            answers[dtype, kernels] = model.to(CUDA, dtype)(lr.to(CUDA), 3.3).cpu().float()
+        model.float()
+    for (dtype, _), answer in answers.items():
+        atol = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}[dtype]
+        torch.testing.assert_close(answer, answers[torch.float32, "off"], rtol=0, atol=atol)
+
+
 @pytest.mark.parametrize("encoder", ["edsr-baseline", "rdn", "rcan"])
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_gradients_are_the_cpus(encoder: str, decoder: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,8 @@ from anysr.constants import constants
 from anysr.decoders.grid import CORNERS, block_pixels, weighted_rows
 from anysr.fast_linear import FastLinear, has_fast_mkl
 from anysr.geometry import AxisCorners, axis_corners, ensemble_weights, pixel_centres
+from anysr.native import gpu
+from anysr.native.fused import ImageGrid
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class LiftedBlocks:
         rows, cols = (torch.arange(n, device=feat_Dhw.device) for n in grid.size)
         corner_rows = [grid.ys.index[cy] for cy, _ in CORNERS]
         corner_cols = [len(CORNERS) * grid.xs.index[cx] + corner for corner, (_, cx) in enumerate(CORNERS)]
+        self._image = ImageGrid(grid.ys, grid.xs, grid.lr_size[1])
         self._row_H6 = torch.stack([*corner_rows, rows, torch.zeros_like(rows)], -1)
         self._col_W6 = torch.stack([*corner_cols, torch.zeros_like(cols), cols], -1)
         self._read_rows, self._read_cols = (axis.index[[0, 1]].tolist() for axis in (grid.ys, grid.xs))
@@ -109,16 +113,21 @@ class LiftedBlocks:
     def __iter__(self) -> Iterator[LiftedBlock]:
         """From top to bottom, in bands of equally high tiles."""
         height, width = self.grid.size
-        # Keys and values are twice as wide as other blocks.
-        pixels = max(1, block_pixels(self._pixels_hwD) // 2)
-        cols = min(width, math.isqrt(pixels))
-        rows = pixels // cols
+        if self._pixels_hwD.device.type == "cpu":
+            # Square, to read few LR pixels; keys and values are twice as wide as other blocks.
+            pixels = max(1, block_pixels(self._pixels_hwD) // 2)
+            cols = min(width, math.isqrt(pixels))
+            rows = pixels // cols
+        else:
+            cols, rows = width, max(1, block_pixels(self._pixels_hwD) // width)
         for top in range(0, height, rows):
             for left in range(0, width, cols):
                 yield LiftedBlock(self, slice(top, min(top + rows, height)), slice(left, min(left + cols, width)))
 
     def lifted(self, rows: slice, cols: slice) -> list[Tensor]:
         """(Q, K) of each lift at the pixels of a tile."""
+        if (kernels := gpu.gpu_kernels(self._pixels_hwD)) is not None and cols == slice(0, self.grid.size[1]):
+            return self._lifted_on_gpu(kernels, rows)
         top, bottom = self._read_rows[0][rows.start], self._read_rows[1][rows.stop - 1] + 1
         left, right = self._read_cols[0][cols.start], self._read_cols[1][cols.stop - 1] + 1
         window = self._pixels_hwD[top:bottom, left:right]
@@ -139,6 +148,19 @@ class LiftedBlocks:
             table[first_col : first_col + cols.stop - cols.start] = lift.col[cols]
             tables.append(weighted_rows(table, index_Q6, share_Q6))
         return tables
+
+    def _lifted_on_gpu(self, kernels: ModuleType, rows: slice) -> list[Tensor]:
+        """The same for whole rows."""
+        top, bottom = self._read_rows[0][rows.start], self._read_rows[1][rows.stop - 1] + 1
+        feat_ND = self._pixels_hwD[top:bottom].reshape(-1, self._pixels_hwD.shape[2])
+        places, width = gpu.grid_of(kernels, self._image, top), self.grid.size[1]
+        first, count = rows.start * width, (rows.stop - rows.start) * width
+        return [
+            gpu.lifted_rows(
+                kernels, places, project(feat_ND).view(-1, lift.col.shape[1]), lift.row, lift.col, first, count
+            )
+            for lift, project in zip(self.lifts, self._projections, strict=True)
+        ]
 
     def _table(self, feat_ND: Tensor, project: FastLinear) -> Tensor:
         """(N, 4 K), until the next one: memory that a core's cache holds already is written to twice as fast."""

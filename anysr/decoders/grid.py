@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anysr.native import gpu
+
 # The neighbours of a query, (y, x), in the order of LIIF's release.
 CORNERS = ((0, 0), (0, 1), (1, 0), (1, 1))
 # What one strip may project, in bytes: allocators hand back blocks of this size without the kernel's help.
@@ -84,11 +86,13 @@ def blocks(strip: Strip, width: int, max_pixels: int) -> Iterator[tuple[slice, s
 
 def block_pixels(feat: Tensor) -> int:
     """Pixels per block: a core's cache holds 2,048 rows of 256; an accelerator wants to be filled."""
-    return 2048 if feat.device.type == "cpu" else 2**17
+    return 2048 if feat.device.type == "cpu" else 2**18
 
 
 def weighted_rows(table_NK: Tensor, index_Qn: Tensor, weight_Qn: Tensor) -> Tensor:
     """(Q, K): for each query the weighted sum of n rows of a table, in one pass over memory."""
+    if (kernels := gpu.gpu_kernels(table_NK)) is not None:
+        return gpu.weighted_rows(kernels, table_NK, index_Qn, weight_Qn)
     return F.embedding_bag(index_Qn, table_NK, per_sample_weights=weight_Qn.to(table_NK.dtype), mode="sum")
 
 

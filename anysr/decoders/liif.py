@@ -47,6 +47,7 @@ from anysr.geometry import (
     scale_of,
 )
 from anysr.native.fused import ImageGrid, PackedLayers, StripGrid, liif_strip, padded, parts_for
+from anysr.native.gpu import FusedLiif, grid_of
 from anysr.slimmable import SlimLinear, prefix
 
 
@@ -178,11 +179,14 @@ class Liif(nn.Module):
         ]
         kernel, bias, rel_weight = (t.to(dtype) for t in self._kernel((rows, cols), queries.cell, width))
         share = self.config.residual_share(scale_of(queries, feat_BDhw))
-        if (parts := parts_for(feat_BDhw)) is None:
-            decode = self._plain_strips(axes, cols, rel_weight, width)
-        else:
-            kernel, bias, rel_weight = _pad_channels(kernel, bias, rel_weight)
+        if (parts := parts_for(feat_BDhw)) is not None:
+            kernel, bias, rel_weight = _pad_channels(kernel, bias, rel_weight, padded(width))
             decode = self._fused_strips(axes, cols, rel_weight, width, parts)
+        elif (fused := FusedLiif.of(feat_BDhw, width)) is not None:
+            kernel, bias, rel_weight = _pad_channels(kernel, bias, rel_weight, fused.width)
+            decode = self._gpu_strips(axes, cols, rel_weight, width, fused)
+        else:
+            decode = self._plain_strips(axes, cols, rel_weight, width)
         for strip in strips(axes[0].index, strip_rows(feat_BDhw, cols * len(bias) * dtype.itemsize)):
             for b in range(batch):
                 rgb_3RW = torch.empty(
@@ -224,6 +228,19 @@ class Liif(nn.Module):
 
         return decode
 
+    def _gpu_strips(
+        self, axes: list[AxisCorners], cols: int, rel_weight: Tensor, width: int, fused: FusedLiif
+    ) -> _DecodeStrip:
+        """The same on a GPU."""
+        layers, rel = fused.stacked(self._layers_after_first(width), rel_weight), rel_weight.float().contiguous()
+        image = ImageGrid(axes[0], axes[1], cols)
+
+        def decode(strip: Strip, projected: Tensor, rgb_3RW: Tensor) -> None:
+            grid = grid_of(fused.kernels, image, strip.first)
+            fused.fill(grid, projected.contiguous(), rel, layers, rgb_3RW, strip.top)
+
+        return decode
+
     def _layers_after_first(self, width: int) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias of each."""
         return [prefix(layer, width, width) for layer in self.layers[1:-1]] + [prefix(self.layers[-1], width, 3)]
@@ -233,9 +250,9 @@ class Liif(nn.Module):
 _DecodeStrip = Callable[[Strip, Tensor, Tensor], None]
 
 
-def _pad_channels(kernel: Tensor, bias: Tensor, rel_weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _pad_channels(kernel: Tensor, bias: Tensor, rel_weight: Tensor, to: int) -> tuple[Tensor, Tensor, Tensor]:
     """The first layer with as many hidden units as the compiled kernels take; the new ones stay 0."""
-    more = padded(len(bias)) - len(bias)
+    more = to - len(bias)
     return F.pad(kernel, (0, 0) * 3 + (0, more)), F.pad(bias, (0, more)), F.pad(rel_weight, (0, more))
 
 

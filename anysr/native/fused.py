@@ -5,14 +5,17 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from ctypes import Structure, byref, c_float, c_int32, c_void_p
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anysr.decoders.grid import Strip
-from anysr.geometry import AxisCorners
 from anysr.native.library import kernels
+
+if TYPE_CHECKING:
+    from anysr.decoders.grid import Strip
+    from anysr.geometry import AxisCorners
 
 # Inputs that the kernels multiply at a time, and outputs; widths are padded with zeros.
 PAIR, TILE = 32, 16

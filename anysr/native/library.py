@@ -32,6 +32,11 @@ OFF_VALUES = ("0", "off", "false", "no")
 _lock = threading.Lock()
 
 
+def are_wanted() -> bool:
+    """Whether ``ANYSR_KERNELS`` leaves compiled kernels on."""
+    return os.environ.get("ANYSR_KERNELS", "on").lower() not in OFF_VALUES
+
+
 def kernels() -> ctypes.CDLL | None:
     """The decoders' kernels, or None where there are none or ``ANYSR_KERNELS`` is "off"."""
     return _wanted(KERNELS)
@@ -43,7 +48,7 @@ def resizer() -> ctypes.CDLL | None:
 
 
 def _wanted(source: Path) -> ctypes.CDLL | None:
-    if os.environ.get("ANYSR_KERNELS", "on").lower() in OFF_VALUES:
+    if not are_wanted():
         return None
     with _lock:
         return _load(source)

@@ -62,8 +62,13 @@ def test_convolution(parts: int, channels: int, num_out: int, size: tuple[int, i
 
 
 def make(kind: str) -> Decoder:
+    return make_decoder(CONFIGS[kind])
+
+
+def make_decoder(config: DecoderConfig) -> Decoder:
+    """For features of 24 channels, every part of it of consequence."""
     torch.manual_seed(0)
-    decoder: Decoder = DECODERS[CONFIGS[kind].kind][1](CONFIGS[kind], 24)
+    decoder: Decoder = DECODERS[config.kind][1](config, 24)
     for name, parameter in decoder.named_parameters():
         if "ln." in name:  # norms start as the identity, which would hide mistakes
             torch.nn.init.normal_(parameter, 1.0 if name.endswith("weight") else 0.0, 0.3)
