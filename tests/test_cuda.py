@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,10 +55,10 @@ def test_kernels_answer_as_torch_does(decoder: str, hidden: int, monkeypatch: py
     lr, answers = torch.rand(1, 3, 70, 43), {}
     monkeypatch.setattr("anysr.decoders.grid.STRIP_BYTES", 2**16)  # several strips
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        on_gpu = copy.deepcopy(model).to(CUDA, dtype)
         for kernels in ("off", "on"):
             monkeypatch.setenv("ANYSR_KERNELS", kernels)
-            answers[dtype, kernels] = model.to(CUDA, dtype)(lr.to(CUDA), 3.3).cpu().float()
-        model.float()
+            answers[dtype, kernels] = on_gpu(lr.to(CUDA), 3.3).cpu().float()
     for (dtype, _), answer in answers.items():
         atol = {torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}[dtype]
         torch.testing.assert_close(answer, answers[torch.float32, "off"], rtol=0, atol=atol)
