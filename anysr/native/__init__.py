@@ -1,1 +1,1 @@
-"""Compiled kernels for whole images on the CPU: optional, built at first use, same answers without them."""
+"""Compiled kernels for whole images, on CPUs and GPUs: optional, built at first use, same answers without them."""
