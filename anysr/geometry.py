@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -74,18 +75,19 @@ class PointQueries:
 
     Attributes:
         coord: (B, Q, 2), (y, x) in [-1, 1].
-        cell: height and width of one output pixel in coordinate units.
-        scale: as in :class:`GridQueries`.
+        cell: height and width of one output pixel in coordinate units; a (2,) tensor in a graph that is
+            recorded once for all scales.
+        scale: as in :class:`GridQueries`, likewise.
     """
 
     coord: Tensor
-    cell: Pair
-    scale: Pair | None = None
+    cell: Pair | Tensor
+    scale: Pair | Tensor | None = None
 
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) of the image whose pixels ``cell`` measures."""
-        return round(2 / self.cell[0]), round(2 / self.cell[1])
+        return round(2 / float(self.cell[0])), round(2 / float(self.cell[1]))
 
 
 Queries = GridQueries | PointQueries
@@ -96,10 +98,20 @@ def pair_tensor(scale: Pair | Tensor, like: Tensor) -> Tensor:
     return scale.to(like) if isinstance(scale, Tensor) else constants(scale, like)
 
 
+def lr_cell(queries: Queries, feat_BDhw: Tensor) -> Tensor:
+    """(2,) float32 height and width of one output pixel as networks are told them: half an LR pixel is 1."""
+    height, width = feat_BDhw.shape[-2:]
+    if isinstance(queries.cell, Tensor):
+        return torch.stack([queries.cell[0] * height, queries.cell[1] * width]).float()
+    return constants((queries.cell[0] * height, queries.cell[1] * width), feat_BDhw, torch.float32)
+
+
 def scale_of(queries: Queries, feat_BDhw: Tensor) -> Pair:
     """The scale that the queries were made for, or else the ratio of their size to the features'."""
     height, width = feat_BDhw.shape[-2:]
-    return queries.scale or (queries.size[0] / height, queries.size[1] / width)
+    if queries.scale is None:
+        return queries.size[0] / height, queries.size[1] / width
+    return cast(Pair, queries.scale)
 
 
 @dataclass(frozen=True)
@@ -164,7 +176,7 @@ def axis_corners(coord: Tensor, num_pixels: int) -> AxisCorners:
     return AxisCorners(index, (coord - centres[index]) * num_pixels)
 
 
-def axis_containing(coord: Tensor, cell: float, num_pixels: int) -> AxisCorners:
+def axis_containing(coord: Tensor, cell: float | Tensor, num_pixels: int) -> AxisCorners:
     """The LR pixel that holds each output pixel's upper edge, along one axis (Meta-SR in LIIF's form).
 
     Everything is moved up by half a pixel of its own grid: ``rel`` is the distance from the edge of

@@ -105,6 +105,20 @@ def test_gradients_equal_textbook(kind: str, width: int, points: bool) -> None:
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4 * float(theirs.abs().max()))
 
 
+@pytest.mark.parametrize("kind", [kind for kind in CONFIGS if "arbsr" not in kind])
+def test_cell_and_scale_may_be_tensors(kind: str) -> None:
+    decoder, (feat, image), coord = make(kind), inputs((9, 7)), torch.rand(2, 30, 2) * 2 - 1
+    cell, scale = (2 / 20, 2 / 13), (20 / 9, 1.3)
+    answers, gradients = [], []
+    for given in ((cell, scale), (torch.tensor(cell), torch.tensor(scale))):
+        answer = decoder(feat, image, PointQueries(coord, *given), WIDTHS[0])
+        gradients.append(torch.autograd.grad(answer.square().sum(), list(decoder.parameters()), allow_unused=True))
+        answers.append(answer)
+    torch.testing.assert_close(answers[1], answers[0], rtol=0, atol=1e-6)
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 @torch.no_grad()
 def test_the_residual_fades_towards_the_input() -> None:
     decoder, (feat, image) = make("liif-fading"), inputs((9, 7))

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysr.constants import constants
 from anysr.decoders.corner_mlp import corner_mlp
 from anysr.decoders.grid import (
     CORNERS,
@@ -43,6 +42,7 @@ from anysr.geometry import (
     bilinear,
     bilinear_rows,
     ensemble_weights,
+    lr_cell,
     pixel_centres,
     scale_of,
 )
@@ -88,8 +88,10 @@ class LiifConfig:
         """The width that subnets take a fraction of."""
         return self.hidden
 
-    def residual_share(self, scale: Pair) -> float:
+    def residual_share(self, scale: Pair | Tensor) -> float | Tensor:
         """What the residual over ``skip`` counts at this scale, in [0, 1]."""
+        if isinstance(scale, Tensor):
+            return ((scale.max() - 1) / self.fade_in).clamp_max(1) if self.fade_in else 1.0
         return min(1.0, (max(scale) - 1) / self.fade_in) if self.fade_in else 1.0
 
     def narrowed(self, width: int) -> LiifConfig:
@@ -145,17 +147,17 @@ class Liif(nn.Module):
         per_query = 3 * width + (self.config.num_layers - 1) * width**2
         return 4 * size[0] * size[1] * per_query + lr_size[0] * lr_size[1] * 9 * self.feat_channels * width
 
-    def _kernel(self, lr_size: tuple[int, int], cell: Pair, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The first layer as a 3x3 convolution (weight, bias with the cell's share) and (2, K) for rel."""
+    def _kernel(self, cell_2: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The first layer as a 3x3 convolution (weight, bias with the share of ``lr_cell``) and (2, K) for rel."""
         num_unfolded = 9 * self.feat_channels
         weight, bias = prefix(self.layers[0], num_unfolded + 4, width)
-        rel_cell = constants((cell[0] * lr_size[0], cell[1] * lr_size[1]), weight)
         kernel = weight[:, :num_unfolded].reshape(width, self.feat_channels, 3, 3)
-        return kernel, bias + weight[:, num_unfolded + 2 :] @ rel_cell, weight[:, num_unfolded : num_unfolded + 2].t()
+        rel_weight, cell_weight = weight[:, num_unfolded:].split(2, dim=1)
+        return kernel, bias + cell_weight @ cell_2.to(weight), rel_weight.t()
 
     def _decode_points(self, feat_BDhw: Tensor, queries: PointQueries, width: int) -> Tensor:
         batch, _, rows, cols = feat_BDhw.shape
-        kernel, bias, rel_weight = self._kernel((rows, cols), queries.cell, width)
+        kernel, bias, rel_weight = self._kernel(lr_cell(queries, feat_BDhw), width)
         table = fast_conv3x3(feat_BDhw, kernel, bias).permute(0, 2, 3, 1).reshape(-1, width)
         ys = axis_corners(queries.coord[..., 0], rows)
         xs = axis_corners(queries.coord[..., 1], cols)
@@ -177,7 +179,7 @@ class Liif(nn.Module):
         axes = [
             axis_corners(pixel_centres(n, feat_BDhw.device), m) for n, m in zip(queries.size, (rows, cols), strict=True)
         ]
-        kernel, bias, rel_weight = (t.to(dtype) for t in self._kernel((rows, cols), queries.cell, width))
+        kernel, bias, rel_weight = (t.to(dtype) for t in self._kernel(lr_cell(queries, feat_BDhw), width))
         share = self.config.residual_share(scale_of(queries, feat_BDhw))
         if (parts := parts_for(feat_BDhw)) is not None:
             kernel, bias, rel_weight = _pad_channels(kernel, bias, rel_weight, padded(width))

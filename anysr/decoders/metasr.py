@@ -99,7 +99,7 @@ class MetaSr(nn.Module):
         by_colour = columns.view(self.feat_channels, 3, 3, 3, width + 1).permute(3, 4, 0, 1, 2)
         return by_colour.reshape(3 * (width + 1), self.feat_channels, 3, 3)
 
-    def _hidden_parts(self, lr_size: tuple[int, int], cell: Pair, width: int) -> tuple[Tensor, Tensor]:
+    def _hidden_parts(self, lr_size: tuple[int, int], cell: Pair | Tensor, width: int) -> tuple[Tensor, Tensor]:
         """(J, 2) for rel, and the bias with the cell's share, of the first layer."""
         weight, bias = prefix(self.layers[0], 3, width)
         return weight[:, :2], bias + weight[:, 2] * (cell[0] * lr_size[0] / 2)

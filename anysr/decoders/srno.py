@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anysr.constants import constants
 from anysr.decoders.corner_lift import CornerGrid, CornerLift, LiftedBlock, LiftedBlocks
 from anysr.decoders.galerkin import Galerkin, Moments, PreparedMix
 from anysr.decoders.grid import CORNERS, Rows, assemble, block_pixels
@@ -25,13 +24,13 @@ from anysr.fast_linear import FastLinear
 from anysr.fields import set_typed
 from anysr.geometry import (
     GridQueries,
-    Pair,
     PointQueries,
     Queries,
     axis_corners,
     bilinear,
     bilinear_rows,
     ensemble_weights,
+    lr_cell,
 )
 from anysr.native.fused import parts_for
 from anysr.slimmable import SlimConv2d, prefix
@@ -130,11 +129,11 @@ class Srno(nn.Module):
         folding = self.config.num_blocks * (width**3 + width**2 * self.config.head_channels)
         return size[0] * size[1] * per_query + lr_size[0] * lr_size[1] * per_lr_pixel + folding
 
-    def _lift_parts(self, lr_size: tuple[int, int], cell: Pair, width: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The first layer's columns: rel (K, 8), features (K, 4, D), and the bias with the cell's share."""
+    def _lift_parts(self, cell_2: Tensor, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The first layer's columns: rel (K, 8), features (K, 4, D), and the bias with the share of ``lr_cell``."""
         weight, bias = prefix(self.conv00, self.conv00.in_channels, width)
         rel, feat, cell_weight = torch.split(weight.flatten(1), [8, 4 * self.feat_channels, 2], dim=1)
-        bias = bias + cell_weight @ constants((cell[0] * lr_size[0], cell[1] * lr_size[1]), weight)
+        bias = bias + cell_weight @ cell_2.to(weight)
         return rel, feat.reshape(width, 4, self.feat_channels), bias
 
     def _decode_points(self, feat_BDhw: Tensor, queries: PointQueries, width: int) -> Tensor:
@@ -148,7 +147,7 @@ class Srno(nn.Module):
     def _lift_points(self, feat_BDhw: Tensor, queries: PointQueries, width: int) -> Tensor:
         """(B, Q, K): the first layer on each query's weighted corner features."""
         batch, _, rows, cols = feat_BDhw.shape
-        rel_weight, feat_weight, bias = self._lift_parts((rows, cols), queries.cell, width)
+        rel_weight, feat_weight, bias = self._lift_parts(lr_cell(queries, feat_BDhw), width)
         table = feat_BDhw.permute(0, 2, 3, 1).reshape(-1, self.feat_channels)
         ys = axis_corners(queries.coord[..., 0], rows)
         xs = axis_corners(queries.coord[..., 1], cols)
@@ -178,7 +177,7 @@ class Srno(nn.Module):
         parts = parts_for(feat_Dhw) if self.config.head_channels == FUSED_HEAD else None
         with torch.autocast(feat_Dhw.device.type, enabled=False):
             grid = CornerGrid.over(feat_Dhw, queries.size)
-            lift = CornerLift.on(grid, *self._lift_parts(grid.lr_size, queries.cell, width))
+            lift = CornerLift.on(grid, *self._lift_parts(lr_cell(queries, feat_Dhw), width))
         if parts is None:
             return self._plain_rows(_HiddenStates(grid, feat_Dhw, lift), width)
         return self._fused_rows(FusedSrno(grid, feat_Dhw, lift, parts), width)

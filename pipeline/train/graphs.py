@@ -1,4 +1,4 @@
-"""Training steps of an encoder as CUDA graphs: one launch instead of a thousand.
+"""Training steps as CUDA graphs: a few launches instead of thousands.
 
 A small network on a large GPU waits for Python: forward and backward of 16 narrow residual blocks are
 some 1,500 kernels of a few microseconds each. Crops have one size and batches one length, so the same
@@ -8,6 +8,7 @@ kernels come again at every step, of each width; recorded once, they are replaye
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -17,42 +18,69 @@ from torch.autograd.function import once_differentiable
 from torch.func import functional_call
 
 from anysr import AnySR
-from anysr.geometry import Pair, pair_tensor
+from anysr.decoders.liif import Liif
+from anysr.decoders.metasr import MetaSr
+from anysr.decoders.srno import Srno
+from anysr.geometry import Pair, PointQueries, Queries, pair_tensor
 
 _WARM_UP = 3  # cuDNN and cuBLAS choose their kernels and take their workspace before anything is recorded
 
 
 def graphed(model: AnySR) -> AnySR:
-    """The same network over the same weights, for training steps alone, its encoder replayed.
+    """The same network over the same weights, for training steps alone, its encoder and decoder replayed.
 
     For one loop that finishes each backward pass before the next forward pass; not for
     ``DistributedDataParallel``. A network that is not on a GPU stays as it is, and so does an encoder that
     keeps statistics (ArbSR's adaption), as the trial runs before a recording would count in them.
     """
-    encoder = model.encoder
+    encoder, decoder = model.encoder, model.decoder
     if not any(p.is_cuda for p in encoder.parameters()) or any(True for _ in encoder.buffers()):
         return model
     twin = copy.copy(model)
     twin._modules = {**model._modules, "encoder": _GraphedEncoder(encoder)}
+    if isinstance(decoder, Liif | Srno | MetaSr):  # the others ask for the scale as a number
+        twin._modules["decoder"] = _GraphedDecoder(decoder)
     return twin
 
 
-class _GraphedEncoder(nn.Module):
-    """Takes the encoder's place; records a graph for every width and batch shape that comes along."""
+class _Graphed(nn.Module):
+    """Takes a part's place; records graphs for every width and batch shape that comes along."""
 
-    def __init__(self, encoder: nn.Module) -> None:
+    def __init__(self, part: nn.Module) -> None:
         super().__init__()
-        self._encoder = encoder
+        self._part = part
         self._recorded: dict[tuple[Any, ...], _Recorded] = {}
-        self._memory = torch.cuda.graph_pool_handle()  # one, as no two of them are at work at once
+        # One for each part: what the encoder keeps for its backward pass has to outlive the decoder's.
+        self._memory = torch.cuda.graph_pool_handle()
 
-    def forward(self, image_B3HW: Tensor, scale: Pair, width: int) -> Tensor:
+    def replay(self, width: int, given: Sequence[Tensor], run: _Run) -> Tensor:
+        """What ``run`` makes of the part with other parameters and the tensors given, whose values may change."""
         rounded = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
-        key = (width, image_B3HW.shape, image_B3HW.dtype, rounded)
+        key = (width, rounded, *((t.shape, t.dtype, t.requires_grad) for t in given))
         if key not in self._recorded:
-            self._recorded[key] = _Recorded.of(self._encoder, image_B3HW, width, self._memory)
-        parameters = self._recorded[key].parameters
-        return cast(Tensor, _Replay.apply(self._recorded[key], image_B3HW, pair_tensor(scale, image_B3HW), *parameters))
+            self._recorded[key] = _Recorded.of(self._part, given, run, self._memory)
+        recorded = self._recorded[key]
+        return cast(Tensor, _Replay.apply(recorded, *given, *recorded.parameters))
+
+
+class _GraphedEncoder(_Graphed):
+    def forward(self, image_B3HW: Tensor, scale: Pair, width: int) -> Tensor:
+        given = image_B3HW, pair_tensor(scale, image_B3HW)
+        return self.replay(width, given, lambda part, image, scale: part(image, scale, width))
+
+
+class _GraphedDecoder(_Graphed):
+    def forward(self, feat_BDhw: Tensor, image_B3hw: Tensor, queries: Queries, width: int) -> Tensor:
+        assert isinstance(queries, PointQueries) and queries.scale is not None, "training asks at points"
+        numbers = (pair_tensor(pair, queries.coord) for pair in (queries.cell, queries.scale))
+        given = feat_BDhw, image_B3hw, queries.coord, *numbers
+        # A copy: the loop may keep the answer beyond the next replay.
+        return self.replay(
+            width, given, lambda part, feat, image, *places: part(feat, image, PointQueries(*places), width)
+        ).clone()
+
+
+_Run = Callable[..., Tensor]  # of the part, then tensors
 
 
 @dataclass(frozen=True)
@@ -60,40 +88,39 @@ class _Recorded:
     """Two graphs and the memory that they read and write.
 
     Attributes:
-        parameters: of the encoder, read in place.
-        image: read by ``forward``.
-        scale: (2,), likewise.
-        features: written by it.
-        gradient: of the features, read by ``backward``.
-        gradients: of all parameters, one after the other, written by it.
-        forward: reads ``image`` and ``scale``.
+        parameters: of the part, read in place.
+        given: read by ``forward``.
+        answer: written by it.
+        gradient: of the answer, read by ``backward``.
+        wanted: gradients of those given that want one and None of the others, written by it.
+        gradients: of all parameters, one after the other, likewise.
+        forward: reads ``given``.
         backward: to be replayed after it.
     """
 
     parameters: list[nn.Parameter]
-    image: Tensor
-    scale: Tensor
-    features: Tensor
+    given: list[Tensor]
+    answer: Tensor
     gradient: Tensor
+    wanted: list[Tensor | None]
     gradients: Tensor
     forward: torch.cuda.CUDAGraph
     backward: torch.cuda.CUDAGraph
 
     @classmethod
-    def of(cls, encoder: nn.Module, image_B3HW: Tensor, width: int, memory: Any) -> _Recorded:
-        parameters = list(encoder.parameters())
+    def of(cls, part: nn.Module, given: Sequence[Tensor], run: _Run, memory: Any) -> _Recorded:
         # Leaves of their own: those of the loop may be waiting for gradients of another stream, which is not recorded.
-        leaves = {name: p.detach().requires_grad_() for name, p in encoder.named_parameters()}
-        image, scale = image_B3HW.detach().clone(), image_B3HW.new_full((2,), 2.0)
+        leaves = {name: p.detach().requires_grad_() for name, p in part.named_parameters()}
+        static = [t.detach().clone().requires_grad_(t.requires_grad) for t in given]
+        sources = [t for t in static if t.requires_grad]
 
-        def encode() -> Tensor:
-            return cast(Tensor, functional_call(encoder, leaves, (image, scale, width)))
+        def answer() -> Tensor:
+            return run(lambda *args: functional_call(part, leaves, args), *static)
 
-        def differentiate(features: Tensor, gradient: Tensor) -> Tensor:
-            each = torch.autograd.grad(
-                features, list(leaves.values()), gradient, allow_unused=True, materialize_grads=True
-            )
-            return torch.cat([one.flatten() for one in each])
+        def differentiate(answered: Tensor, gradient: Tensor) -> tuple[list[Tensor], Tensor]:
+            wanted = [*sources, *leaves.values()]
+            each = torch.autograd.grad(answered, wanted, gradient, allow_unused=True, materialize_grads=True)
+            return list(each[: len(sources)]), torch.cat([one.flatten() for one in each[len(sources) :]])
 
         # What autocast has rounded before is not there when a graph is replayed.
         with torch.autocast(
@@ -103,30 +130,35 @@ class _Recorded:
             aside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(aside):
                 for _ in range(_WARM_UP):
-                    features = encode()
-                    differentiate(features, torch.zeros_like(features))
-                del features
+                    answered = answer()
+                    differentiate(answered, torch.zeros_like(answered))
+                del answered
             torch.cuda.current_stream().wait_stream(aside)
             forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
             # The loader pins memory in a thread of its own meanwhile.
             with torch.cuda.graph(forward, pool=memory, capture_error_mode="thread_local"):
-                features = encode()
-            gradient = torch.zeros_like(features)
+                answered = answer()
+            gradient = torch.zeros_like(answered)
             with torch.cuda.graph(backward, pool=memory, capture_error_mode="thread_local"):
-                gradients = differentiate(features, gradient)
-        return cls(parameters, image, scale, features.detach(), gradient, gradients, forward, backward)
+                of_given, gradients = differentiate(answered, gradient)
+        rest = iter(of_given)
+        wanted = [next(rest) if t.requires_grad else None for t in static]
+        given_now = [t.detach() for t in static]
+        return cls(
+            list(part.parameters()), given_now, answered.detach(), gradient, wanted, gradients, forward, backward
+        )
 
 
 class _Replay(torch.autograd.Function):
-    """The recorded encoder as one operation on its parameters."""
+    """A recorded part as one operation on what it is given and its parameters."""
 
     @staticmethod
-    def forward(ctx: Any, recorded: _Recorded, image: Tensor, scale: Tensor, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, recorded: _Recorded, *tensors: Tensor) -> Tensor:
         ctx.recorded = recorded
-        recorded.image.copy_(image)
-        recorded.scale.copy_(scale)
+        for place, tensor in zip(recorded.given, tensors, strict=False):  # the parameters follow
+            place.copy_(tensor)
         recorded.forward.replay()
-        return recorded.features.detach()
+        return recorded.answer.detach()
 
     @staticmethod
     @once_differentiable
@@ -134,6 +166,7 @@ class _Replay(torch.autograd.Function):
         recorded = ctx.recorded
         recorded.gradient.copy_(gradient)
         recorded.backward.replay()
-        # A copy: autograd takes over what it is given as .grad, and the next replay overwrites its own.
+        # Copies: autograd takes over what it is given as .grad, and the next replay overwrites its own.
+        wanted = [None if one is None else one.clone() for one in recorded.wanted]
         parts = recorded.gradients.clone().split([p.numel() for p in recorded.parameters])
-        return None, None, None, *(part.view_as(p) for part, p in zip(parts, recorded.parameters, strict=True))
+        return None, *wanted, *(part.view_as(p) for part, p in zip(parts, recorded.parameters, strict=True))
