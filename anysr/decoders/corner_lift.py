@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +24,9 @@ from anysr.fast_linear import FastLinear, has_fast_mkl
 from anysr.geometry import AxisCorners, axis_corners, ensemble_weights, pixel_centres
 from anysr.native import gpu
 from anysr.native.fused import ImageGrid
+
+# What a tile may take where kernels of a GPU look it up: pixels, and bytes of what is projected and looked up.
+_KERNEL_PIXELS, _KERNEL_BYTES = 2**18, 512 * 2**20
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,6 @@ class LiftedBlocks:
         rows, cols = (torch.arange(n, device=feat_Dhw.device) for n in grid.size)
         corner_rows = [grid.ys.index[cy] for cy, _ in CORNERS]
         corner_cols = [len(CORNERS) * grid.xs.index[cx] + corner for corner, (_, cx) in enumerate(CORNERS)]
-        self._image = ImageGrid(grid.ys, grid.xs, grid.lr_size[1])
         self._row_H6 = torch.stack([*corner_rows, rows, torch.zeros_like(rows)], -1)
         self._col_W6 = torch.stack([*corner_cols, torch.zeros_like(cols), cols], -1)
         self._read_rows, self._read_cols = (axis.index[[0, 1]].tolist() for axis in (grid.ys, grid.xs))
@@ -113,24 +116,30 @@ class LiftedBlocks:
     def __iter__(self) -> Iterator[LiftedBlock]:
         """From top to bottom, in bands of equally high tiles."""
         height, width = self.grid.size
-        if self._pixels_hwD.device.type == "cpu":
-            # Square, to read few LR pixels; keys and values are twice as wide as other blocks.
-            pixels = max(1, block_pixels(self._pixels_hwD) // 2)
-            cols = min(width, math.isqrt(pixels))
-            rows = pixels // cols
-        else:
-            cols, rows = width, max(1, block_pixels(self._pixels_hwD) // width)
+        pixels = self._tile_pixels()
+        cols = min(width, math.isqrt(pixels))
+        rows = pixels // cols
         for top in range(0, height, rows):
             for left in range(0, width, cols):
                 yield LiftedBlock(self, slice(top, min(top + rows, height)), slice(left, min(left + cols, width)))
 
+    def _tile_pixels(self) -> int:
+        """Half a block, as keys and values are twice as wide as others; for kernels of a GPU what bounds memory."""
+        if gpu.gpu_kernels(self._pixels_hwD) is None:
+            return max(1, block_pixels(self._pixels_hwD) // 2)
+        lr_share = math.prod(self.grid.lr_size) / math.prod(self.grid.size)
+        widest = max(lift.col.shape[1] for lift in self.lifts) * self._pixels_hwD.itemsize
+        return max(1, min(_KERNEL_PIXELS, int(_KERNEL_BYTES / (widest * (1 + len(CORNERS) * lr_share)))))
+
     def lifted(self, rows: slice, cols: slice) -> list[Tensor]:
         """(Q, K) of each lift at the pixels of a tile."""
-        if (kernels := gpu.gpu_kernels(self._pixels_hwD)) is not None and cols == slice(0, self.grid.size[1]):
-            return self._lifted_on_gpu(kernels, rows)
         top, bottom = self._read_rows[0][rows.start], self._read_rows[1][rows.stop - 1] + 1
         left, right = self._read_cols[0][cols.start], self._read_cols[1][cols.stop - 1] + 1
         window = self._pixels_hwD[top:bottom, left:right]
+        if (kernels := gpu.gpu_kernels(window)) is not None:
+            tile, lr_tile = (rows.start, cols.start, cols.stop - cols.start), (top, left, right - left)
+            places = gpu.grid_of(kernels, ImageGrid(self.grid.ys, self.grid.xs, self.grid.lr_size[1]), tile, lr_tile)
+            return self._lifted_on_gpu(kernels, places, window, (rows.stop - rows.start) * tile[2])
         lr_cols, first_row = right - left, len(CORNERS) * window.shape[0] * window.shape[1]
         first_col = first_row + rows.stop - rows.start
         steps = constants([len(CORNERS) * lr_cols] * 4 + [1, 0], window, torch.long)
@@ -149,17 +158,15 @@ class LiftedBlocks:
             tables.append(weighted_rows(table, index_Q6, share_Q6))
         return tables
 
-    def _lifted_on_gpu(self, kernels: ModuleType, rows: slice) -> list[Tensor]:
-        """The same for whole rows."""
-        top, bottom = self._read_rows[0][rows.start], self._read_rows[1][rows.stop - 1] + 1
-        feat_ND = self._pixels_hwD[top:bottom].reshape(-1, self._pixels_hwD.shape[2])
-        places, width = gpu.grid_of(kernels, self._image, top), self.grid.size[1]
-        first, count = rows.start * width, (rows.stop - rows.start) * width
-        return [
-            gpu.lifted_rows(
-                kernels, places, project(feat_ND).view(-1, lift.col.shape[1]), lift.row, lift.col, first, count
-            )
+    def _lifted_on_gpu(self, kernels: ModuleType, places: Any, window_hwD: Tensor, count: int) -> list[Tensor]:
+        feat_ND = window_hwD.reshape(-1, window_hwD.shape[2])
+        corners = [
+            project(feat_ND).view(-1, lift.col.shape[1])
             for lift, project in zip(self.lifts, self._projections, strict=True)
+        ]
+        return [
+            gpu.lifted_rows(kernels, places, table, lift.row, lift.col, count)
+            for lift, table in zip(self.lifts, corners, strict=True)
         ]
 
     def _table(self, feat_ND: Tensor, project: FastLinear) -> Tensor:

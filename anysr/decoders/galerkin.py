@@ -20,7 +20,6 @@ from anysr.native import gpu
 from anysr.slimmable import SlimConv2d, prefix
 
 _PIECE = 512  # queries
-_KERNEL_HEADS = (16, 32, 64)  # channels of a head that the kernel for GPUs takes
 NORM_EPS = 1e-5  # added to the deviation that keys and values are divided by
 
 
@@ -136,8 +135,8 @@ class Galerkin(nn.Module):
         """
         batch, count, _ = centred_BQ2K.shape
         heads, head = width // self.head_channels, self.head_channels
-        if (kernels := gpu.gpu_kernels(centred_BQ2K)) is not None and head in _KERNEL_HEADS:
-            each = [gpu.head_moments(kernels, rows.contiguous(), head) for rows in centred_BQ2K]
+        if head == gpu.HEAD and (kernels := gpu.gpu_kernels(centred_BQ2K)) is not None:
+            each = [gpu.head_moments(kernels, rows.contiguous()) for rows in centred_BQ2K]
             return Moments(torch.stack([p for p, _ in each]), torch.stack([s for _, s in each]), count)
         centred = centred_BQ2K.float().view(batch, count, 2 * heads, head)
         if torch.is_grad_enabled():

@@ -86,7 +86,7 @@ def blocks(strip: Strip, width: int, max_pixels: int) -> Iterator[tuple[slice, s
 
 def block_pixels(feat: Tensor) -> int:
     """Pixels per block: a core's cache holds 2,048 rows of 256; an accelerator wants to be filled."""
-    return 2048 if feat.device.type == "cpu" else 2**18
+    return 2048 if feat.device.type == "cpu" else 2**17
 
 
 def weighted_rows(table_NK: Tensor, index_Qn: Tensor, weight_Qn: Tensor) -> Tensor:

@@ -238,8 +238,8 @@ class Liif(nn.Module):
         image = ImageGrid(axes[0], axes[1], cols)
 
         def decode(strip: Strip, projected: Tensor, rgb_3RW: Tensor) -> None:
-            grid = grid_of(fused.kernels, image, strip.first)
-            fused.fill(grid, projected.contiguous(), rel, layers, rgb_3RW, strip.top)
+            grid = grid_of(fused.kernels, image, (strip.top, 0, rgb_3RW.shape[2]), (strip.first, 0, cols))
+            fused.fill(grid, projected.contiguous(), rel, layers, rgb_3RW)
 
         return decode
 

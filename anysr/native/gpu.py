@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anysr.constants import constants
 from anysr.native.library import are_wanted
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
 # The widest layers of LIIF whose weights fit into what a GPU multiplies from, and pixels of a program.
 _MAX_WIDTH, _BLOCKS = 256, (128, 64, 32)
+HEAD = 16  # channels of a head of SRNO
 _GATHERED = 16  # rows that a program looks up
 _CHUNK = 2048  # queries whose moments one program sums
+_OPTIONS = {"enable_fp_fusion": True}  # said so that Triton does not warn of another default to come
 
 
 def gpu_kernels(like: Tensor) -> ModuleType | None:
@@ -42,28 +45,44 @@ def _kernels_for(device: torch.device) -> ModuleType | None:
         return None
     try:
         from anysr.native import gpu_kernels as kernels
-
-        row = torch.ones(1, 16, device=device)
-        weighted_rows(kernels, row, torch.zeros(1, 1, dtype=torch.long, device=device), row[:, :1].contiguous())
-    except Exception as error:  # no Triton, no C compiler for what launches, a GPU that it does not know, …
-        _say_refused(error)
+    except ImportError:  # PyTorch brings Triton on Linux alone
+        return None
+    row, place = torch.zeros(4, 2 * HEAD, device=device), torch.zeros(2, 1, device=device)
+    try:
+        weighted_rows(kernels, row, torch.zeros(1, 1, dtype=torch.long, device=device), row[:1, :1].contiguous())
+        grid = kernels.Grid(
+            place.int(), place.int(), place, place, constants([1, 1, 0, 0, 1, 0, 0, 1], row, torch.long)
+        )
+        head_moments(kernels, lifted_rows(kernels, grid, row, row, row, 1))
+    except Exception as error:  # no C compiler for what launches, a GPU that Triton does not know, …
+        _say_refused("kernels are", error)
         return None
     return kernels
 
 
+def grid_of(kernels: ModuleType, image: ImageGrid, tile: tuple[int, int, int], lr_tile: tuple[int, int, int]) -> Any:
+    """Places of a tile of an image among LR pixels; both tiles are (first row, first column, columns)."""
+    size = image.index_y.shape[1], image.index_x.shape[1]
+    places = image.index_y, image.index_x, image.rel_y, image.rel_x
+    return kernels.Grid(*places, constants([*size, *tile, *lr_tile], image.rel_y, torch.long))
+
+
 def weighted_rows(kernels: ModuleType, table_NK: Tensor, index_Qn: Tensor, share_Qn: Tensor) -> Tensor:
     """(Q, K): for each query the weighted sum of n rows of a table."""
+    assert table_NK.is_contiguous() and index_Qn.is_contiguous() and share_Qn.is_contiguous()
     (num, taps), width = index_Qn.shape, table_NK.shape[1]
     out, (programs, cols) = table_NK.new_empty(num, width), _programs(num, width)
     with torch.cuda.device_of(out):
-        kernels.weighted_rows[programs](table_NK, index_Qn, share_Qn, out, num, width, taps, cols, _GATHERED)
+        kernels.weighted_rows[programs](
+            table_NK, index_Qn, share_Qn, out, num, width, taps, cols, _GATHERED, **_OPTIONS
+        )
     return out
 
 
 def lifted_rows(
-    kernels: ModuleType, grid: Any, corners_NK: Tensor, row_HK: Tensor, col_WK: Tensor, first: int, count: int
+    kernels: ModuleType, grid: Any, corners_NK: Tensor, row_HK: Tensor, col_WK: Tensor, count: int
 ) -> Tensor:
-    """(count, K): a linear layer on weighted corner features, from the pixel ``first`` of the image on.
+    """(count, K): a linear layer on weighted corner features at all pixels of a tile.
 
     Args:
         kernels: as :func:`gpu_kernels` answers.
@@ -71,37 +90,33 @@ def lifted_rows(
         corners_NK: what the layer makes of each LR pixel as each of the four corners, one after the other.
         row_HK: its share of each row of the image, float32; with ``col_WK`` that of each column.
         col_WK: see there.
-        first: row by row.
         count: of pixels.
     """
+    assert corners_NK.is_contiguous() and row_HK.is_contiguous() and col_WK.is_contiguous()
     width = col_WK.shape[1]
     out, (programs, cols) = corners_NK.new_empty(count, width), _programs(count, width)
     with torch.cuda.device_of(out):
-        kernels.lifted_rows[programs](grid, corners_NK, row_HK, col_WK, out, first, count, width, cols, _GATHERED)
+        kernels.lifted_rows[programs](grid, corners_NK, row_HK, col_WK, out, count, width, cols, _GATHERED, **_OPTIONS)
     return out
 
 
-def head_moments(kernels: ModuleType, centred_QK: Tensor, head: int) -> tuple[Tensor, Tensor]:
+def head_moments(kernels: ModuleType, centred_QK: Tensor) -> tuple[Tensor, Tensor]:
     """Sums over queries, (N, c, c) of standardised keys times values and (2 N, c) of both, float32.
 
     Args:
         kernels: as :func:`gpu_kernels` answers.
-        centred_QK: (Q, 2 N c) keys of all heads, then values, each head's mean subtracted.
-        head: channels c of a head, 16 or a larger power of two.
+        centred_QK: (Q, 2 N c) keys of all heads of c = 16 channels, then values, each head's mean subtracted.
     """
-    num, heads = len(centred_QK), centred_QK.shape[1] // (2 * head)
+    assert centred_QK.is_contiguous()
+    num, heads = len(centred_QK), centred_QK.shape[1] // (2 * HEAD)
     chunks = -(-num // _CHUNK)
-    product = centred_QK.new_empty(chunks, heads, head, head, dtype=torch.float32)
-    sums = centred_QK.new_empty(chunks, 2 * heads, head, dtype=torch.float32)
+    product = centred_QK.new_empty(chunks, heads, HEAD, HEAD, dtype=torch.float32)
+    sums = centred_QK.new_empty(chunks, 2 * heads, HEAD, dtype=torch.float32)
     with torch.cuda.device_of(centred_QK):
-        kernels.head_moments[chunks, heads](centred_QK, product, sums, num, heads, _CHUNK, head, 128, num_warps=2)
+        kernels.head_moments[chunks, heads](
+            centred_QK, product, sums, num, heads, _CHUNK, HEAD, 128, num_warps=2, **_OPTIONS
+        )
     return product.sum(0), sums.sum(0)
-
-
-def grid_of(kernels: ModuleType, image: ImageGrid, first_row: int) -> Any:
-    """Places of an image's pixels among the LR pixels from ``first_row`` on."""
-    size = image.index_y.shape[1], image.index_x.shape[1]
-    return kernels.Grid(image.index_y, image.index_x, image.rel_y, image.rel_x, *size, first_row, image.lr_cols)
 
 
 @dataclass(frozen=True)
@@ -136,23 +151,25 @@ class FusedLiif:
         last = F.pad(colours.t(), (0, 13, 0, self.width - colours.shape[1])).to(like.dtype)
         return self.kernels.Layers(weights, biases, last.contiguous(), F.pad(bias.float(), (0, 13)))
 
-    def fill(self, grid: Any, table_NK: Tensor, rel_2K: Tensor, layers: Any, rgb_3RW: Tensor, top: int) -> None:
-        """Fill rows of an image from ``top`` on, given the first layer's share of the features and of rel (float32)."""
-        count, num_layers = rgb_3RW[0].numel(), len(layers.weights)
-        given = grid, table_NK, rel_2K, layers, rgb_3RW, top * grid.width, count, num_layers
+    def fill(self, grid: Any, table_NK: Tensor, rel_2K: Tensor, layers: Any, rgb_3RW: Tensor) -> None:
+        """Fill a tile of an image, given the first layer's share of the LR pixels' features and of rel (float32)."""
+        assert table_NK.is_contiguous() and rel_2K.is_contiguous() and rgb_3RW.is_contiguous()
+        count = rgb_3RW[0].numel()
+        given = grid, table_NK, rel_2K, layers, rgb_3RW, count, len(layers.weights)
         # One stage: a second one would hold another layer's weights.
-        options = {"num_warps": 8 if self.width > 128 else 4, "num_stages": 1}
+        options = {"num_warps": 8 if self.width > 128 else 4, "num_stages": 1, **_OPTIONS}
         with torch.cuda.device_of(rgb_3RW):
             self.kernels.liif[(-(-count // self.block),)](*given, self.width, self.block, **options)
 
     def try_out(self, like: Tensor) -> None:
         """Answer for an image of one pixel; raises where the kernel cannot be compiled or does not fit."""
-        place = torch.zeros(2, 1, dtype=torch.int32, device=like.device)
-        grid = self.kernels.Grid(place, place, place.float(), place.float(), 1, 1, 0, 1)
+        place = torch.zeros(2, 1, device=like.device)
+        numbers = constants([1, 1, 0, 0, 1, 0, 0, 1], like, torch.long)
+        grid = self.kernels.Grid(place.int(), place.int(), place, place, numbers)
         table = like.new_zeros(2, self.width)
         shapes = [(self.width, self.width)] * 2 + [(3, self.width)]
         layers = self.stacked([(like.new_zeros(shape), like.new_zeros(shape[0])) for shape in shapes], like)
-        self.fill(grid, table, table.float(), layers, torch.zeros(3, 1, 1, device=like.device), 0)
+        self.fill(grid, table, table.float(), layers, torch.zeros(3, 1, 1, device=like.device))
 
 
 @cache
@@ -170,15 +187,16 @@ def _fused(kernels: ModuleType, width: int, dtype: torch.dtype, device: torch.de
         except Exception as reason:  # Triton raises many kinds where a kernel needs more than there is
             error = reason
     if error is not None:
-        _say_refused(error)
+        _say_refused("kernel of LIIF is", error)
     return None
 
 
-def _say_refused(error: Exception) -> None:
+def _say_refused(what: str, error: Exception) -> None:
+    """Warn of a failure that will not pass; memory that has run out is for the caller to deal with."""
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    warnings.warn(
-        f"kernels for the GPU are off, the plain path is used: {first}; ANYSR_KERNELS=off silences this", stacklevel=2
-    )
+    if "out of memory" in first.lower():
+        raise error
+    warnings.warn(f"the GPU's {what} off, torch's operators do the same: {first}", stacklevel=2)
 
 
 def _programs(num_rows: int, width: int) -> tuple[tuple[int, int], int]:

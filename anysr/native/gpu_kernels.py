@@ -17,16 +17,22 @@ _NORM_EPS = tl.constexpr(1e-5)
 
 
 class Grid(NamedTuple):
-    """An H x W grid over LR pixels of which some rows are there: each axis's neighbours (2, H) or (2, W)."""
+    """A tile of an H x W image, and the LR pixels that are there for it.
+
+    Attributes:
+        index_y: (2, H) int32 neighbours of each row; ``index_x`` (2, W) of each column.
+        index_x: see there.
+        rel_y: (2, H) float32 distances to them; ``rel_x`` likewise.
+        rel_x: see there.
+        numbers: (8,) int64: H, W, the tile's first row, first column and columns, those of the LR pixels. In
+            memory, as Triton compiles a kernel again for other kinds of numbers given as arguments.
+    """
 
     index_y: Any
     index_x: Any
     rel_y: Any
     rel_x: Any
-    height: Any
-    width: Any
-    first_row: Any
-    lr_cols: Any
+    numbers: Any
 
 
 class Layers(NamedTuple):
@@ -38,7 +44,7 @@ class Layers(NamedTuple):
     last_bias: Any
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_queries"])
 def weighted_rows(table, index, share, out, num_queries, K, N: tl.constexpr, COLS: tl.constexpr, BLOCK: tl.constexpr):
     """out[q] = sum over n of share[q, n] table[index[q, n]], in blocks of COLS of the K columns."""
     q = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -54,8 +60,8 @@ def weighted_rows(table, index, share, out, num_queries, K, N: tl.constexpr, COL
     tl.store(out + q[:, None] * K + k[None, :], total.to(out.dtype.element_ty), mask=both)
 
 
-@triton.jit
-def head_moments(rows, product, sums, num_rows, HEADS, CHUNK, C: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["num_rows"])
+def head_moments(rows, product, sums, num_rows, HEADS, CHUNK: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr):
     """Galerkin attention's sums over a chunk of centred keys and values, (rows, 2 HEADS C), for one head.
 
     Fills product (chunks, HEADS, C, C) and sums (chunks, 2 HEADS, C).
@@ -85,67 +91,72 @@ def _standardised(x, C: tl.constexpr):
     return x / (tl.sqrt(tl.sum(x * x, 1) / (C - 1)) + _NORM_EPS)[:, None]
 
 
-@triton.jit
-def liif(grid, table, rel_weight, layers, rgb, first, num_queries, num_layers, K: tl.constexpr, BLOCK: tl.constexpr):
-    """Colours (3, queries) by LIIF: the first layer looked up in (pixels, K), the others, the corners' blend."""
-    q = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    y, x = _pixel(grid, first, q, num_queries)
+@triton.jit(do_not_specialize=["num_queries", "num_layers"])
+def liif(grid, table, rel_weight, layers, rgb, num_queries, num_layers, K: tl.constexpr, BLOCK: tl.constexpr):
+    """Colours (3, queries) by LIIF: the first layer looked up in (LR pixels, K), the others, the corners' blend."""
+    q = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    y, x = _pixel(grid, q, num_queries)
     k = tl.arange(0, K)
     weight_y, weight_x = tl.load(rel_weight + k), tl.load(rel_weight + K + k)
     total = tl.zeros((BLOCK, LAST), tl.float32)
     for corner in range(4):
-        cy, cx = corner // 2, corner % 2
-        rel_y, rel_x = tl.load(grid.rel_y + cy * grid.height + y), tl.load(grid.rel_x + cx * grid.width + x)
-        states = tl.load(table + _lr_pixel(grid, y, x, cy, cx)[:, None] * K + k[None, :]).to(tl.float32)
+        pixel, rel_y, rel_x = _neighbour(grid, y, x, corner)
+        states = tl.load(table + pixel[:, None] * K + k[None, :]).to(tl.float32)
         states += rel_y[:, None] * weight_y[None, :] + rel_x[:, None] * weight_x[None, :]
         for layer in range(num_layers):
-            states = _linear(tl.maximum(states, 0.0), layers, layer, K)
-        total += _blend(grid, y, x, cy, cx)[:, None] * _colours(tl.maximum(states, 0.0), layers, K)
-    _store_colours(rgb, total, q, num_queries)
+            states = _linear(_relu(states), layers, layer, K)
+        total += _blend(grid, y, x, corner)[:, None] * _colours(_relu(states), layers, K)
+    c = tl.arange(0, LAST)
+    inside = (q < num_queries)[:, None] & (c < 3)[None, :]
+    tl.store(rgb + c.to(tl.int64)[None, :] * num_queries + q[:, None], total, mask=inside)
 
 
-@triton.jit
-def lifted_rows(grid, corners, row, col, out, first, num_queries, K, COLS: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=["num_queries"])
+def lifted_rows(grid, corners, row, col, out, num_queries, K, COLS: tl.constexpr, BLOCK: tl.constexpr):
     """(queries, K): what a linear layer on weighted corner features makes of each pixel (``corner_lift.py``)."""
-    q = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    q = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     k = tl.program_id(1) * COLS + tl.arange(0, COLS)
-    y, x = _pixel(grid, first, q, num_queries)
+    y, x = _pixel(grid, q, num_queries)
     there = (k < K)[None, :]
     total = tl.load(row + y[:, None] * K + k[None, :], mask=there, other=0.0)
     total += tl.load(col + x[:, None] * K + k[None, :], mask=there, other=0.0)
     for corner in tl.static_range(4):
-        cy, cx = corner // 2, corner % 2
-        place = (4 * _lr_pixel(grid, y, x, cy, cx) + corner)[:, None] * K + k[None, :]
-        value = tl.load(corners + place, mask=there, other=0.0).to(tl.float32)
-        total += _blend(grid, y, x, cy, cx)[:, None] * value
-    tl.store(
-        out + q.to(tl.int64)[:, None] * K + k[None, :],
-        total.to(out.dtype.element_ty),
-        mask=(q < num_queries)[:, None] & there,
-    )
+        pixel, _, _ = _neighbour(grid, y, x, corner)
+        value = tl.load(corners + (4 * pixel + corner)[:, None] * K + k[None, :], mask=there, other=0.0)
+        total += _blend(grid, y, x, corner)[:, None] * value.to(tl.float32)
+    inside = (q < num_queries)[:, None] & there
+    tl.store(out + q[:, None] * K + k[None, :], total.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _pixel(grid, first, q, num_queries):
+def _pixel(grid, q, num_queries):
     """Row and column; of queries beyond the last one, of which nothing is stored, those of the last one."""
-    query = first + tl.minimum(q, num_queries - 1)
-    return query // grid.width, query % grid.width
+    q = tl.minimum(q, num_queries - 1)
+    top, left, cols = tl.load(grid.numbers + 2), tl.load(grid.numbers + 3), tl.load(grid.numbers + 4)
+    return top + q // cols, left + q % cols
 
 
 @triton.jit
-def _lr_pixel(grid, y, x, cy, cx):
-    """Which of the LR pixels that are there is a pixel's neighbour."""
-    row = tl.load(grid.index_y + cy * grid.height + y) - grid.first_row
-    return row * grid.lr_cols + tl.load(grid.index_x + cx * grid.width + x)
+def _neighbour(grid, y, x, corner):
+    """Which of the LR pixels that are there is a pixel's neighbour at this corner; its distance, rows and columns."""
+    at_y, at_x = corner // 2 * tl.load(grid.numbers) + y, corner % 2 * tl.load(grid.numbers + 1) + x
+    row = tl.load(grid.index_y + at_y) - tl.load(grid.numbers + 5)
+    col = tl.load(grid.index_x + at_x) - tl.load(grid.numbers + 6)
+    return row * tl.load(grid.numbers + 7) + col, tl.load(grid.rel_y + at_y), tl.load(grid.rel_x + at_x)
 
 
 @triton.jit
-def _blend(grid, y, x, cy, cx):
+def _blend(grid, y, x, corner):
     """A corner's weight: the area of the diagonally opposite rectangle, normalised (``ensemble_weights``)."""
-    y0, y1 = tl.abs(tl.load(grid.rel_y + y)), tl.abs(tl.load(grid.rel_y + grid.height + y))
-    x0, x1 = tl.abs(tl.load(grid.rel_x + x)), tl.abs(tl.load(grid.rel_x + grid.width + x))
-    opposite = tl.where(cy == 0, y1, y0) * tl.where(cx == 0, x1, x0) + 1e-9
+    y0, y1 = tl.abs(tl.load(grid.rel_y + y)), tl.abs(tl.load(grid.rel_y + tl.load(grid.numbers) + y))
+    x0, x1 = tl.abs(tl.load(grid.rel_x + x)), tl.abs(tl.load(grid.rel_x + tl.load(grid.numbers + 1) + x))
+    opposite = tl.where(corner // 2 == 0, y1, y0) * tl.where(corner % 2 == 0, x1, x0) + 1e-9
     return opposite / ((y0 + y1) * (x0 + x1) + 4e-9)
+
+
+@triton.jit
+def _relu(x):
+    return tl.maximum(x, 0.0, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.jit
@@ -161,10 +172,3 @@ def _colours(states, layers, K: tl.constexpr):
     k, c = tl.arange(0, K), tl.arange(0, LAST)
     weight = tl.load(layers.last + k[:, None] * LAST + c[None, :])
     return tl.dot(states.to(weight.dtype), weight) + tl.load(layers.last_bias + c)[None, :]
-
-
-@triton.jit
-def _store_colours(rgb, colours, q, num_queries):
-    c = tl.arange(0, LAST)
-    place = rgb + c.to(tl.int64)[None, :] * num_queries + q[:, None]
-    tl.store(place, colours, mask=(q < num_queries)[:, None] & (c < 3)[None, :])

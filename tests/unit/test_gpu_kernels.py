@@ -6,11 +6,12 @@ Where there is a GPU, tests/test_cuda.py runs them there.
 from __future__ import annotations
 
 import importlib
+import sys
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
 import torch
-from torch import Tensor
 
 from anysr.decoders import DecoderConfig, LiifConfig, SrnoConfig
 from anysr.decoders.galerkin import Galerkin
@@ -18,11 +19,11 @@ from anysr.geometry import GridQueries
 from anysr.native import gpu
 from tests.unit.test_kernels import make_decoder
 
+CPU = torch.device("cpu")
 CONFIGS: dict[str, DecoderConfig] = {
     "liif": LiifConfig(hidden=20, num_layers=3),
     "liif-one-layer": LiifConfig(hidden=16, num_layers=1),
     "srno": SrnoConfig(hidden=48),
-    "srno-heads-of-32": SrnoConfig(hidden=64, num_blocks=1, head_channels=32),
     "srno-heads-of-8": SrnoConfig(hidden=24, head_channels=8),
 }
 
@@ -66,7 +67,7 @@ def test_strips_do_not_show(kind: str, kernels: ModuleType, monkeypatch: pytest.
     use(monkeypatch, kernels)
     whole = decoder(feat, image, queries, width)
     monkeypatch.setattr("anysr.decoders.grid.STRIP_BYTES", 1)
-    monkeypatch.setattr("anysr.decoders.corner_lift.block_pixels", lambda feat: 2 * 17)
+    monkeypatch.setattr("anysr.decoders.corner_lift._KERNEL_PIXELS", 17)
     torch.testing.assert_close(decoder(feat, image, queries, width), whole, rtol=0, atol=5e-4)
 
 
@@ -107,22 +108,79 @@ def test_a_kernel_that_does_not_fit_is_told_once_and_not_used(monkeypatch: pytes
     monkeypatch.setattr("anysr.native.gpu.gpu_kernels", lambda like: ModuleType("kernels"))
     monkeypatch.setattr(gpu.FusedLiif, "try_out", refuse)
     feat = torch.zeros(1, dtype=torch.float16)
-    with pytest.warns(UserWarning, match="plain path is used: out of resource: shared memory; ANYSR_KERNELS=off"):
+    with pytest.warns(UserWarning, match="the GPU's kernel of LIIF is off, torch's operators do the same: out of reso"):
         assert gpu.FusedLiif.of(feat, 256) is None
     assert gpu.FusedLiif.of(feat, 257) is None
     assert gpu.FusedLiif.of(feat.float(), 64) is None
 
 
-def test_where_triton_is_missing_the_plain_path_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*given: Tensor) -> Tensor:
-        raise ImportError("No module named 'triton'")
-
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("torch.version.cuda", "13.0")
     monkeypatch.setattr("torch.cuda.get_device_capability", lambda device: (9, 0))
-    monkeypatch.setattr("anysr.native.gpu.weighted_rows", missing)
     gpu._kernels_for.cache_clear()
-    try:
-        with pytest.warns(UserWarning, match="kernels for the GPU are off, the plain path is used: No module named"):
-            assert gpu._kernels_for(torch.device("cpu")) is None
-    finally:
-        gpu._kernels_for.cache_clear()
+    yield
+    gpu._kernels_for.cache_clear()
+
+
+@pytest.mark.usefixtures("a_gpu")
+@torch.no_grad()
+def test_the_kernels_are_tried_out(kernels: ModuleType) -> None:
+    assert gpu._kernels_for(CPU) is kernels
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_where_triton_is_missing_nothing_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "anysr.native.gpu_kernels", None)
+    monkeypatch.delattr("anysr.native.gpu_kernels", raising=False)
+    assert gpu._kernels_for(CPU) is None
+
+
+@pytest.mark.usefixtures("a_gpu", "kernels")
+def test_a_gpu_that_triton_cannot_compile_for_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object) -> None:
+        raise RuntimeError("Failed to find C compiler\nset CC")
+
+    monkeypatch.setattr("anysr.native.gpu.lifted_rows", refuse)
+    with pytest.warns(UserWarning, match="the GPU's kernels are off, torch's operators do the same: Failed to find C"):
+        assert gpu._kernels_for(CPU) is None
+    assert gpu._kernels_for(CPU) is None
+
+
+@pytest.mark.usefixtures("a_gpu", "kernels")
+def test_memory_that_has_run_out_does_not_turn_kernels_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: object) -> None:
+        raise RuntimeError("Triton Error [CUDA]: out of memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("anysr.native.gpu.lifted_rows", refuse)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            gpu._kernels_for(CPU)
+    assert gpu._kernels_for(CPU) is not None
+
+
+@pytest.mark.filterwarnings("ignore:invalid value")  # NumPy's, of the interpreter
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@torch.no_grad()
+def test_what_is_no_number_shows(bad: float, kernels: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A feature that has overflowed must not come out as a plausible picture."""
+    decoder, feat, image = make_decoder(CONFIGS["liif"]).half(), torch.randn(1, 24, 4, 4).half(), torch.rand(1, 3, 4, 4)
+    feat[0, 3, 0, 0] = bad
+    use(monkeypatch, None)
+    expected = decoder(feat, image.half(), GridQueries((6, 7)), 20).isfinite()
+    use(monkeypatch, kernels)
+    assert not expected.all()
+    assert torch.equal(decoder(feat, image.half(), GridQueries((6, 7)), 20).isfinite(), expected)
+
+
+@torch.no_grad()
+def test_images_of_more_than_two_thousand_million_pixels(kernels: ModuleType) -> None:
+    """The last pixels of a few rows of them, of which a product with the width would overflow 32 bits."""
+    height, width = 2**31 // 46_341 + 5, 46_341
+    axes = [torch.zeros(2, n, dtype=torch.int32) for n in (height, width)]
+    grid = kernels.Grid(
+        *axes, *(axis.float() for axis in axes), torch.tensor([height, width, height - 1, 0, width, 0, 0, 1])
+    )
+    row, col = torch.arange(height).float()[:, None], torch.arange(width).float()[:, None]
+    rows = gpu.lifted_rows(kernels, grid, torch.zeros(4, 1), row, col, 40)
+    torch.testing.assert_close(rows[:, 0], height - 1 + torch.arange(40).float())
