@@ -4,7 +4,7 @@
 
 Times steps on batches that are prepared as training prepares them (``--loaders`` processes, 0 in line)
 against steps on the same batches kept in memory, in alternating rounds of one run, for each precision.
-On a GPU the encoder is replayed as CUDA graphs unless ``train.cuda_graphs=false`` is given.
+On a GPU encoder and decoder are replayed as CUDA graphs unless ``train.cuda_graphs=false`` is given.
 ``kept_ratio`` is steps a second with data over steps a second without: 1 means that data costs nothing.
 ``data_share`` is the same from the process's own time, which a busy machine disturbs less; with loader
 processes it leaves out their work. ``--profile`` writes the operations that take most of a step.

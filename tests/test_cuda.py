@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from pipeline.data.samples import StepBatches
 from pipeline.train.graphs import graphed
 from pipeline.train.state import TrainState
 from pipeline.train.step import train_step
+from tests.conftest import ROOT
 from tests.parity.test_checkpoints import KINDS, SHARED, check_answers
 from tests.tiny import tiny_config
 from tests.unit.test_zoo import factor, tiny
@@ -160,6 +163,34 @@ def test_replayed_steps_are_the_same_steps(batches: StepBatches, precision: str)
         model = wrap(state.model)
         losses.append([float(train_step(state, model, batches[step], config.train)) for step in range(8)])
     assert losses[0] == pytest.approx(losses[1], rel=2e-3)
+
+
+_NEW_PROCESS = """
+import sys, torch
+from pipeline.config_file import load_config
+from pipeline.data.photo_map import open_photo_map
+from pipeline.data.photos import photo_folder
+from pipeline.data.samples import StepBatches
+from pipeline.train.graphs import graphed
+from pipeline.train.state import TrainState
+from pipeline.train.step import train_step
+
+device, config = torch.device(sys.argv[1]), load_config(sys.argv[2], ["data.loader_processes=0", *sys.argv[3:]])
+batches = StepBatches(open_photo_map(photo_folder(None, "train"), config.data, config.hr_crop_px), config)
+for wrap in (graphed, lambda model: model):
+    state = TrainState.fresh(config, device)
+    model = wrap(state.model)
+    print(*(float(train_step(state, model, batches[step], config.train)) for step in range(6)))
+"""
+
+
+def test_large_batches_are_replayed_right_from_a_process_s_first_step() -> None:
+    """What a process takes while it records for the first time is not what it takes later."""
+    config = ROOT / "jobs/configs/anysr-base.yaml"
+    run = subprocess.run([sys.executable, "-c", _NEW_PROCESS, "cuda", config], capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    replayed, plain = ([float(loss) for loss in line.split()] for line in run.stdout.splitlines())
+    assert replayed == pytest.approx(plain, rel=2e-3)
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

@@ -8,7 +8,7 @@ layer to gather the means and one to answer, so the blocks do not show in the re
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -230,15 +230,17 @@ class _HiddenStates:
 
     def through(self, weight: Tensor, bias: Tensor) -> Iterator[Tensor]:
         """A linear layer of the states, in pieces that stay in cache although they are wider."""
-        rows = block_pixels(self.feat_Dhw) // self.feat_Dhw.itemsize
         if not self.mixes:
             for block in LiftedBlocks(self.grid, self.feat_Dhw, [self.lift.then(weight, bias)]):
-                yield from block.lifted()[0].split(rows)
+                yield from self._pieces(block.lifted()[0])
         else:
             layer = FastLinear(weight.to(self.feat_Dhw.dtype), bias.to(self.feat_Dhw.dtype))
             for _, x_QK in self.walk(keep=True):
-                for piece_QK in x_QK.split(rows):
-                    yield layer(piece_QK)
+                yield from map(layer, self._pieces(x_QK))
+
+    def _pieces(self, rows_QK: Tensor) -> Sequence[Tensor]:
+        on_cpu = rows_QK.device.type == "cpu"
+        return rows_QK.split(block_pixels(rows_QK) // rows_QK.itemsize) if on_cpu else (rows_QK,)
 
     def walk(self, keep: bool) -> Iterator[tuple[LiftedBlock, Tensor]]:
         """Every block with its states (Q, K), kept for one more pass as far as there is room."""

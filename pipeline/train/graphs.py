@@ -36,19 +36,19 @@ def graphed(model: AnySR) -> AnySR:
     encoder, decoder = model.encoder, model.decoder
     if not any(p.is_cuda for p in encoder.parameters()) or any(True for _ in encoder.buffers()):
         return model
-    twin = copy.copy(model)
-    twin._modules = {**model._modules, "encoder": _GraphedEncoder(encoder)}
+    twin, stream = copy.copy(model), torch.cuda.Stream()
+    twin._modules = {**model._modules, "encoder": _GraphedEncoder(encoder, stream)}
     if isinstance(decoder, Liif | Srno | MetaSr):  # the others ask for the scale as a number
-        twin._modules["decoder"] = _GraphedDecoder(decoder)
+        twin._modules["decoder"] = _GraphedDecoder(decoder, stream)
     return twin
 
 
 class _Graphed(nn.Module):
     """Takes a part's place; records graphs for every width and batch shape that comes along."""
 
-    def __init__(self, part: nn.Module) -> None:
+    def __init__(self, part: nn.Module, stream: torch.cuda.Stream) -> None:
         super().__init__()
-        self._part = part
+        self._part, self._stream = part, stream
         self._recorded: dict[tuple[Any, ...], _Recorded] = {}
         # One for each part: what the encoder keeps for its backward pass has to outlive the decoder's.
         self._memory = torch.cuda.graph_pool_handle()
@@ -58,7 +58,7 @@ class _Graphed(nn.Module):
         rounded = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
         key = (width, rounded, *((t.shape, t.dtype, t.requires_grad) for t in given))
         if key not in self._recorded:
-            self._recorded[key] = _Recorded.of(self._part, given, run, self._memory)
+            self._recorded[key] = _Recorded.of(self._part, given, run, self._stream, self._memory)
         recorded = self._recorded[key]
         return cast(Tensor, _Replay.apply(recorded, *given, *recorded.parameters))
 
@@ -108,7 +108,9 @@ class _Recorded:
     backward: torch.cuda.CUDAGraph
 
     @classmethod
-    def of(cls, part: nn.Module, given: Sequence[Tensor], run: _Run, memory: Any) -> _Recorded:
+    def of(
+        cls, part: nn.Module, given: Sequence[Tensor], run: _Run, stream: torch.cuda.Stream, memory: Any
+    ) -> _Recorded:
         # Leaves of their own: those of the loop may be waiting for gradients of another stream, which is not recorded.
         leaves = {name: p.detach().requires_grad_() for name, p in part.named_parameters()}
         static = [t.detach().clone().requires_grad_(t.requires_grad) for t in given]
@@ -126,20 +128,22 @@ class _Recorded:
         with torch.autocast(
             "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
         ):
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
+            # Recorded on the stream of the trial runs, whose workspaces are there: those that cuBLAS first takes while
+            # a decoder is recorded made gradients of 96 crops NaN, in each new process (torch 2.11, H100).
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
                 for _ in range(_WARM_UP):
                     answered = answer()
                     differentiate(answered, torch.zeros_like(answered))
                 del answered
-            torch.cuda.current_stream().wait_stream(aside)
+            torch.cuda.current_stream().wait_stream(stream)
             forward, backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
             # The loader pins memory in a thread of its own meanwhile.
-            with torch.cuda.graph(forward, pool=memory, capture_error_mode="thread_local"):
+            how: dict[str, Any] = {"pool": memory, "stream": stream, "capture_error_mode": "thread_local"}
+            with torch.cuda.graph(forward, **how):
                 answered = answer()
             gradient = torch.zeros_like(answered)
-            with torch.cuda.graph(backward, pool=memory, capture_error_mode="thread_local"):
+            with torch.cuda.graph(backward, **how):
                 of_given, gradients = differentiate(answered, gradient)
         rest = iter(of_given)
         wanted = [next(rest) if t.requires_grad else None for t in static]
