@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from anysr.native.library import is_plain_wanted
+
 Activation = Literal["none", "relu", "gelu"]
 
 _ACTIVATIONS = {"none": lambda x: x, "relu": torch.relu_, "gelu": F.gelu}
@@ -57,8 +59,7 @@ def has_fast_bf16(device: torch.device) -> bool:
 def can_pack(weight: Tensor) -> bool:
     """Whether oneDNN's operators for packed weights are there for it, and allowed: they know no gradients."""
     return (
-        not torch.is_grad_enabled()
-        and not torch.compiler.is_compiling()
+        not is_plain_wanted()
         and weight.device.type == "cpu"
         and weight.dtype in (torch.float32, torch.bfloat16)
         and torch._C._has_mkldnn

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from anysr.native.library import kernels
+from anysr.native.library import is_plain_wanted, kernels
 
 if TYPE_CHECKING:
     from anysr.decoders.grid import Strip
@@ -31,7 +31,7 @@ def parts_for(feat: Tensor) -> int | None:
     0 is float32 by FMA, 1 bfloat16 by AMX; 3 and 2 are float32 as so many bfloat16 parts, by AMX: 3 is
     float32's precision, 2 is what ``torch.set_float32_matmul_precision("high")`` allows.
     """
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or feat.device.type != "cpu":
+    if is_plain_wanted() or feat.device.type != "cpu":
         return None
     library = kernels() if feat.dtype in (torch.float32, torch.bfloat16) else None
     if library is None:

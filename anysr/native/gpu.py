@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anysr.constants import constants
-from anysr.native.library import are_wanted
+from anysr.native.library import are_wanted, is_plain_wanted
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -34,7 +34,7 @@ _OPTIONS = {"enable_fp_fusion": True}  # said so that Triton does not warn of an
 
 def gpu_kernels(like: Tensor) -> ModuleType | None:
     """The kernels for tensors like this, or None where they are not there or of no use."""
-    if like.device.type != "cuda" or torch.is_grad_enabled() or torch.compiler.is_compiling() or not are_wanted():
+    if like.device.type != "cuda" or is_plain_wanted() or not are_wanted():
         return None
     return _kernels_for(like.device)
 

@@ -37,6 +37,12 @@ def are_wanted() -> bool:
     return os.environ.get("ANYSR_KERNELS", "on").lower() not in OFF_VALUES
 
 
+def is_plain_wanted() -> bool:
+    """Whether torch's operators must do it: gradients and traces know nothing of kernels."""
+    is_tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return torch.is_grad_enabled() or torch.compiler.is_compiling() or is_tracing
+
+
 def kernels() -> ctypes.CDLL | None:
     """The decoders' kernels, or None where there are none or ``ANYSR_KERNELS`` is "off"."""
     return _wanted(KERNELS)

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import anysr
 from anysr.decoders import DECODERS, Decoder, DecoderConfig, LiifConfig, SrnoConfig
 from anysr.geometry import GridQueries
 from anysr.native import library
@@ -211,3 +212,21 @@ def test_all_that_is_kept_lies_in_one_folder(tmp_path: Path, monkeypatch: pytest
     assert cache_root(Path("~/kept")) == tmp_path / "home/kept"
     monkeypatch.setenv("ANYSR_CACHE", "~/all")
     assert library._cache_folder() == cache_root() == tmp_path / "home/all"
+
+
+@pytest.mark.filterwarnings("ignore::torch.jit.TracerWarning", "ignore:.*torch.jit.trace.*:DeprecationWarning")
+@pytest.mark.parametrize("name", ["edsr-baseline-liif", "edsr-baseline-srno"])
+@torch.no_grad()
+def test_a_trace_sees_no_kernels(name: str) -> None:
+    class AtOneSize(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = anysr.build(name, encoder={"num_blocks": 1}, decoder={"hidden": 32}).eval()
+
+        def forward(self, lr: torch.Tensor) -> torch.Tensor:
+            answer: torch.Tensor = self.model(lr, 2.0, (14, 18))
+            return answer
+
+    network, lr = AtOneSize(), torch.rand(1, 3, 7, 9)
+    traced = torch.jit.trace(network, torch.rand(1, 3, 7, 9), check_trace=False)
+    torch.testing.assert_close(traced(lr), network(lr), rtol=0, atol=1e-5)
