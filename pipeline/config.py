@@ -223,7 +223,7 @@ class TrainConfig(Section):
     """bfloat16 runs forward and backward under autocast; weights stay float32. auto is bfloat16 if all
     workers' devices multiply it faster when the run starts; it goes on so on any other machine."""
     cuda_graphs: bool = True
-    """Record the encoder's kernels once and replay them at every step, in a run without Ray on a GPU: a small network
+    """Record the network's kernels once and replay them at every step, in a run without Ray on a GPU: a small network
     otherwise waits for Python there."""
     seed: int = Field(0, ge=0, lt=2**63)
     """Seed of the first weights and of every batch."""

@@ -184,13 +184,39 @@ for wrap in (graphed, lambda model: model):
 """
 
 
-def test_large_batches_are_replayed_right_from_a_process_s_first_step() -> None:
+@pytest.mark.parametrize("decoder", ["{kind: liif, hidden: 128, num_layers: 4}", "{kind: srno, hidden: 128}",
+                                      "{kind: metasr, hidden: 128}"])  # fmt: skip
+def test_large_batches_are_replayed_right_from_a_process_s_first_step(decoder: str) -> None:
     """What a process takes while it records for the first time is not what it takes later."""
-    config = ROOT / "jobs/configs/anysr-base.yaml"
-    run = subprocess.run([sys.executable, "-c", _NEW_PROCESS, "cuda", config], capture_output=True, text=True, cwd=ROOT)
+    given = "cuda", ROOT / "jobs/configs/anysr-base.yaml", f"model.decoder={decoder}"
+    run = subprocess.run([sys.executable, "-c", _NEW_PROCESS, *given], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode == 0, run.stderr
     replayed, plain = ([float(loss) for loss in line.split()] for line in run.stdout.splitlines())
     assert replayed == pytest.approx(plain, rel=2e-3)
+
+
+def test_a_replayed_network_refuses_to_go_back_twice() -> None:
+    model = graphed(tiny("edsr-baseline-liif-anysr").to(CUDA).train())
+    lr, coord = torch.rand(2, 3, 13, 13, device=CUDA), torch.rand(2, 40, 2, device=CUDA) * 2 - 1
+    first, second = (model(lr, 2.0, (26, 26), subnet=1, coord=coord).sum() for _ in range(2))
+    with pytest.raises(RuntimeError, match="went forward again before this backward pass"):
+        first.backward()
+    second.backward()
+
+
+@pytest.mark.parametrize("decoder", ["liif", "srno", "metasr"])
+def test_replayed_gradients_under_autocast(decoder: str) -> None:
+    plain = tiny(f"edsr-baseline-{decoder}-anysr").to(CUDA).train()
+    lr, coord = torch.rand(4, 3, 13, 13, device=CUDA), torch.rand(4, 400, 2, device=CUDA) * 2 - 1
+    gradients = []
+    for model in (plain, graphed(plain)):
+        plain.zero_grad(set_to_none=True)
+        with torch.autocast("cuda", torch.bfloat16):
+            sr = model(lr, 2.3, (30, 30), subnet=3, coord=coord)
+        (sr.float() - 0.3).square().mean().backward()
+        gradients.append([p.grad.clone() for p in plain.parameters() if p.grad is not None])
+    for ours, theirs in zip(*gradients, strict=True):
+        assert (ours - theirs).norm() <= 2e-3 * theirs.norm() + 1e-9
 
 
 @pytest.mark.parametrize("decoder", DECODERS)

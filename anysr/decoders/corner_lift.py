@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from types import ModuleType
 from typing import Any
 
@@ -25,7 +26,7 @@ from anysr.geometry import AxisCorners, axis_corners, ensemble_weights, pixel_ce
 from anysr.native import gpu
 from anysr.native.fused import ImageGrid
 
-# What a tile may take where kernels of a GPU look it up: pixels, and bytes of what is projected and looked up.
+# What a tile may be where kernels of a GPU look it up: pixels, and bytes of a table and of all that is looked up.
 _KERNEL_PIXELS, _KERNEL_BYTES = 2**18, 512 * 2**20
 
 
@@ -116,8 +117,9 @@ class LiftedBlocks:
     def __iter__(self) -> Iterator[LiftedBlock]:
         """From top to bottom, in bands of equally high tiles."""
         height, width = self.grid.size
-        pixels = self._tile_pixels()
-        cols = min(width, math.isqrt(pixels))
+        pixels, has_kernels = self._tile_pixels(), gpu.gpu_kernels(self._pixels_hwD) is not None
+        # Square, to read few LR pixels; a GPU rather has few tiles.
+        cols = min(width, max(math.isqrt(pixels), pixels // 64 if has_kernels else 1))
         rows = pixels // cols
         for top in range(0, height, rows):
             for left in range(0, width, cols):
@@ -127,9 +129,14 @@ class LiftedBlocks:
         """Half a block, as keys and values are twice as wide as others; for kernels of a GPU what bounds memory."""
         if gpu.gpu_kernels(self._pixels_hwD) is None:
             return max(1, block_pixels(self._pixels_hwD) // 2)
-        lr_share = math.prod(self.grid.lr_size) / math.prod(self.grid.size)
-        widest = max(lift.col.shape[1] for lift in self.lifts) * self._pixels_hwD.itemsize
-        return max(1, min(_KERNEL_PIXELS, int(_KERNEL_BYTES / (widest * (1 + len(CORNERS) * lr_share)))))
+        lr_share = len(CORNERS) * math.prod(self.grid.lr_size) / math.prod(self.grid.size)
+        widths = [lift.col.shape[1] for lift in self.lifts]
+        each = self._pixels_hwD.itemsize * (sum(widths) + lr_share * max(widths))
+        return max(1, min(_KERNEL_PIXELS, int(_KERNEL_BYTES / each)))
+
+    @cached_property
+    def _image(self) -> ImageGrid:
+        return ImageGrid(self.grid.ys, self.grid.xs, self.grid.lr_size[1])
 
     def lifted(self, rows: slice, cols: slice) -> list[Tensor]:
         """(Q, K) of each lift at the pixels of a tile."""
@@ -138,7 +145,7 @@ class LiftedBlocks:
         window = self._pixels_hwD[top:bottom, left:right]
         if (kernels := gpu.gpu_kernels(window)) is not None:
             tile, lr_tile = (rows.start, cols.start, cols.stop - cols.start), (top, left, right - left)
-            places = gpu.grid_of(kernels, ImageGrid(self.grid.ys, self.grid.xs, self.grid.lr_size[1]), tile, lr_tile)
+            places = gpu.grid_of(kernels, self._image, tile, lr_tile)
             return self._lifted_on_gpu(kernels, places, window, (rows.stop - rows.start) * tile[2])
         lr_cols, first_row = right - left, len(CORNERS) * window.shape[0] * window.shape[1]
         first_col = first_row + rows.stop - rows.start
@@ -160,13 +167,9 @@ class LiftedBlocks:
 
     def _lifted_on_gpu(self, kernels: ModuleType, places: Any, window_hwD: Tensor, count: int) -> list[Tensor]:
         feat_ND = window_hwD.reshape(-1, window_hwD.shape[2])
-        corners = [
-            project(feat_ND).view(-1, lift.col.shape[1])
-            for lift, project in zip(self.lifts, self._projections, strict=True)
-        ]
         return [
-            gpu.lifted_rows(kernels, places, table, lift.row, lift.col, count)
-            for lift, table in zip(self.lifts, corners, strict=True)
+            gpu.lifted_rows(kernels, places, project(feat_ND).view(-1, lift.col.shape[1]), lift.row, lift.col, count)
+            for lift, project in zip(self.lifts, self._projections, strict=True)
         ]
 
     def _table(self, feat_ND: Tensor, project: FastLinear) -> Tensor:

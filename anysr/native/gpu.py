@@ -185,6 +185,7 @@ def _fused(kernels: ModuleType, width: int, dtype: torch.dtype, device: torch.de
             fused.try_out(torch.zeros(0, dtype=dtype, device=device))
             return fused
         except Exception as reason:  # Triton raises many kinds where a kernel needs more than there is
+            _check_memory(reason)
             error = reason
     if error is not None:
         _say_refused("kernel of LIIF is", error)
@@ -192,11 +193,15 @@ def _fused(kernels: ModuleType, width: int, dtype: torch.dtype, device: torch.de
 
 
 def _say_refused(what: str, error: Exception) -> None:
-    """Warn of a failure that will not pass; memory that has run out is for the caller to deal with."""
+    _check_memory(error)
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    if "out of memory" in first.lower():
-        raise error
     warnings.warn(f"the GPU's {what} off, torch's operators do the same: {first}", stacklevel=2)
+
+
+def _check_memory(error: Exception) -> None:
+    """Memory that has run out is no reason to do without kernels later, and for the caller to deal with."""
+    if "out of memory" in str(error).lower():
+        raise error
 
 
 def _programs(num_rows: int, width: int) -> tuple[tuple[int, int], int]:

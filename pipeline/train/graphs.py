@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -36,7 +37,7 @@ def graphed(model: AnySR) -> AnySR:
     encoder, decoder = model.encoder, model.decoder
     if not any(p.is_cuda for p in encoder.parameters()) or any(True for _ in encoder.buffers()):
         return model
-    twin, stream = copy.copy(model), torch.cuda.Stream()
+    twin, stream = copy.copy(model), torch.cuda.Stream(next(encoder.parameters()).device)
     twin._modules = {**model._modules, "encoder": _GraphedEncoder(encoder, stream)}
     if isinstance(decoder, Liif | Srno | MetaSr):  # the others ask for the scale as a number
         twin._modules["decoder"] = _GraphedDecoder(decoder, stream)
@@ -58,7 +59,8 @@ class _Graphed(nn.Module):
         rounded = torch.is_autocast_enabled("cuda") and torch.get_autocast_dtype("cuda")
         key = (width, rounded, *((t.shape, t.dtype, t.requires_grad) for t in given))
         if key not in self._recorded:
-            self._recorded[key] = _Recorded.of(self._part, given, run, self._stream, self._memory)
+            with torch.cuda.device(self._stream.device):
+                self._recorded[key] = _Recorded.of(self._part, given, run, self._stream, self._memory)
         recorded = self._recorded[key]
         return cast(Tensor, _Replay.apply(recorded, *given, *recorded.parameters))
 
@@ -83,7 +85,7 @@ class _GraphedDecoder(_Graphed):
 _Run = Callable[..., Tensor]  # of the part, then tensors
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Recorded:
     """Two graphs and the memory that they read and write.
 
@@ -96,6 +98,7 @@ class _Recorded:
         gradients: of all parameters, one after the other, likewise.
         forward: reads ``given``.
         backward: to be replayed after it.
+        turn: changes with each replay of either.
     """
 
     parameters: list[nn.Parameter]
@@ -106,6 +109,7 @@ class _Recorded:
     gradients: Tensor
     forward: torch.cuda.CUDAGraph
     backward: torch.cuda.CUDAGraph
+    turn: int = 0
 
     @classmethod
     def of(
@@ -116,20 +120,23 @@ class _Recorded:
         static = [t.detach().clone().requires_grad_(t.requires_grad) for t in given]
         sources = [t for t in static if t.requires_grad]
 
+        # What autocast has rounded before is not there when a graph is replayed.
+        autocast = partial(torch.autocast, "cuda", torch.get_autocast_dtype("cuda"), cache_enabled=False)
+        is_rounded = torch.is_autocast_enabled("cuda")
+
         def answer() -> Tensor:
-            return run(lambda *args: functional_call(part, leaves, args), *static)
+            with autocast(enabled=is_rounded):
+                return run(lambda *args: functional_call(part, leaves, args), *static)
 
         def differentiate(answered: Tensor, gradient: Tensor) -> tuple[list[Tensor], Tensor]:
             wanted = [*sources, *leaves.values()]
             each = torch.autograd.grad(answered, wanted, gradient, allow_unused=True, materialize_grads=True)
             return list(each[: len(sources)]), torch.cat([one.flatten() for one in each[len(sources) :]])
 
-        # What autocast has rounded before is not there when a graph is replayed.
-        with torch.autocast(
-            "cuda", torch.get_autocast_dtype("cuda"), torch.is_autocast_enabled("cuda"), cache_enabled=False
-        ):
-            # Recorded on the stream of the trial runs, whose workspaces are there: those that cuBLAS first takes while
-            # a decoder is recorded made gradients of 96 crops NaN, in each new process (torch 2.11, H100).
+        # As in the loop, where a backward pass begins outside autocast. Recorded on the stream of the trial runs, whose
+        # workspaces are there: on another one, cuBLAS took them from a graph's memory while the first decoder of a
+        # process was recorded, and gradients of 96 crops became NaN (torch 2.11, H100).
+        with torch.autocast("cuda", enabled=False):
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 for _ in range(_WARM_UP):
@@ -162,12 +169,20 @@ class _Replay(torch.autograd.Function):
         for place, tensor in zip(recorded.given, tensors, strict=False):  # the parameters follow
             place.copy_(tensor)
         recorded.forward.replay()
+        recorded.turn += 1
+        ctx.turn = recorded.turn
         return recorded.answer.detach()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         recorded = ctx.recorded
+        if ctx.turn != recorded.turn:
+            raise RuntimeError(
+                "a replayed network went forward again before this backward pass, or backward twice, and what it had "
+                "kept is gone; finish each backward pass before the next forward pass, or set train.cuda_graphs=false"
+            )
+        recorded.turn += 1
         recorded.gradient.copy_(gradient)
         recorded.backward.replay()
         # Copies: autograd takes over what it is given as .grad, and the next replay overwrites its own.
