@@ -105,7 +105,7 @@ class LiftedBlocks:
         self._pixels_hwD, dtype = feat_Dhw.permute(1, 2, 0), feat_Dhw.dtype
         parts = [lift.projection() for lift in lifts]
         self._projections = [FastLinear(w.to(dtype), b.to(dtype)) for w, b in parts]
-        self._memory = feat_Dhw.new_empty(0)
+        self._memory, self._kernels = feat_Dhw.new_empty(0), gpu.gpu_kernels(feat_Dhw)
         # Where each image row and column reads: the LR rows and columns of its four corners, and its own share.
         rows, cols = (torch.arange(n, device=feat_Dhw.device) for n in grid.size)
         corner_rows = [grid.ys.index[cy] for cy, _ in CORNERS]
@@ -117,9 +117,9 @@ class LiftedBlocks:
     def __iter__(self) -> Iterator[LiftedBlock]:
         """From top to bottom, in bands of equally high tiles."""
         height, width = self.grid.size
-        pixels, has_kernels = self._tile_pixels(), gpu.gpu_kernels(self._pixels_hwD) is not None
+        pixels = self._tile_pixels()
         # Square, to read few LR pixels; a GPU rather has few tiles.
-        cols = min(width, max(math.isqrt(pixels), pixels // 64 if has_kernels else 1))
+        cols = min(width, max(math.isqrt(pixels), pixels // 64 if self._kernels else 1))
         rows = pixels // cols
         for top in range(0, height, rows):
             for left in range(0, width, cols):
@@ -127,7 +127,7 @@ class LiftedBlocks:
 
     def _tile_pixels(self) -> int:
         """Half a block, as keys and values are twice as wide as others; for kernels of a GPU what bounds memory."""
-        if gpu.gpu_kernels(self._pixels_hwD) is None:
+        if self._kernels is None:
             return max(1, block_pixels(self._pixels_hwD) // 2)
         lr_share = len(CORNERS) * math.prod(self.grid.lr_size) / math.prod(self.grid.size)
         widths = [lift.col.shape[1] for lift in self.lifts]
@@ -143,10 +143,10 @@ class LiftedBlocks:
         top, bottom = self._read_rows[0][rows.start], self._read_rows[1][rows.stop - 1] + 1
         left, right = self._read_cols[0][cols.start], self._read_cols[1][cols.stop - 1] + 1
         window = self._pixels_hwD[top:bottom, left:right]
-        if (kernels := gpu.gpu_kernels(window)) is not None:
+        if self._kernels is not None:
             tile, lr_tile = (rows.start, cols.start, cols.stop - cols.start), (top, left, right - left)
-            places = gpu.grid_of(kernels, self._image, tile, lr_tile)
-            return self._lifted_on_gpu(kernels, places, window, (rows.stop - rows.start) * tile[2])
+            places = gpu.grid_of(self._kernels, self._image, tile, lr_tile)
+            return self._lifted_on_gpu(self._kernels, places, window, (rows.stop - rows.start) * tile[2])
         lr_cols, first_row = right - left, len(CORNERS) * window.shape[0] * window.shape[1]
         first_col = first_row + rows.stop - rows.start
         steps = constants([len(CORNERS) * lr_cols] * 4 + [1, 0], window, torch.long)
