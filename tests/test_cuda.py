@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import anysr
+from anysr.out_of_memory import is_out_of_memory
 from anysr.zoo import MODELS
 from pipeline.data.photo_map import open_photo_map
 from pipeline.data.photos import photo_folder
@@ -232,9 +233,8 @@ def test_memory_grows_with_the_image_and_not_with_the_width_of_all_its_pixels(de
 
 
 def test_running_out_of_memory_is_recognised() -> None:
-    retry = pytest.importorskip("anysr.upscaling.retry")  # it needs imagecodecs
     blocks = [torch.empty(2**28, device=CUDA)]
     with pytest.raises(RuntimeError) as error:
         while True:
             blocks.append(torch.empty(2**31, device=CUDA))
-    assert retry.is_out_of_memory(error.value)
+    assert is_out_of_memory(error.value)

@@ -106,12 +106,6 @@ class LiftedBlocks:
         parts = [lift.projection() for lift in lifts]
         self._projections = [FastLinear(w.to(dtype), b.to(dtype)) for w, b in parts]
         self._memory, self._kernels = feat_Dhw.new_empty(0), gpu.gpu_kernels(feat_Dhw)
-        # Where each image row and column reads: the LR rows and columns of its four corners, and its own share.
-        rows, cols = (torch.arange(n, device=feat_Dhw.device) for n in grid.size)
-        corner_rows = [grid.ys.index[cy] for cy, _ in CORNERS]
-        corner_cols = [len(CORNERS) * grid.xs.index[cx] + corner for corner, (_, cx) in enumerate(CORNERS)]
-        self._row_H6 = torch.stack([*corner_rows, rows, torch.zeros_like(rows)], -1)
-        self._col_W6 = torch.stack([*corner_cols, torch.zeros_like(cols), cols], -1)
         self._read_rows, self._read_cols = (axis.index[[0, 1]].tolist() for axis in (grid.ys, grid.xs))
 
     def __iter__(self) -> Iterator[LiftedBlock]:
@@ -135,6 +129,16 @@ class LiftedBlocks:
         return max(1, min(_KERNEL_PIXELS, int(_KERNEL_BYTES / each)))
 
     @cached_property
+    def _reads(self) -> tuple[Tensor, Tensor]:
+        """(H, 6) and (W, 6): the LR rows and columns of each image row's and column's four corners, its own share."""
+        grid = self.grid
+        rows, cols = (torch.arange(n, device=self._pixels_hwD.device) for n in grid.size)
+        corner_rows = [grid.ys.index[cy] for cy, _ in CORNERS]
+        corner_cols = [len(CORNERS) * grid.xs.index[cx] + corner for corner, (_, cx) in enumerate(CORNERS)]
+        row_H6 = torch.stack([*corner_rows, rows, torch.zeros_like(rows)], -1)
+        return row_H6, torch.stack([*corner_cols, torch.zeros_like(cols), cols], -1)
+
+    @cached_property
     def _image(self) -> ImageGrid:
         return ImageGrid(self.grid.ys, self.grid.xs, self.grid.lr_size[1])
 
@@ -151,8 +155,9 @@ class LiftedBlocks:
         first_col = first_row + rows.stop - rows.start
         steps = constants([len(CORNERS) * lr_cols] * 4 + [1, 0], window, torch.long)
         start = [-len(CORNERS) * (top * lr_cols + left)] * 4 + [first_row - rows.start, first_col - cols.start]
-        by_row = self._row_H6[rows] * steps + constants(start, steps)
-        index_Q6 = (by_row[:, None] + self._col_W6[cols]).view(-1, 6)
+        row_H6, col_W6 = self._reads
+        by_row = row_H6[rows] * steps + constants(start, steps)
+        index_Q6 = (by_row[:, None] + col_W6[cols]).view(-1, 6)
         # Room behind the pixels' rows for those of image rows and columns, without copying the table.
         room = -(-(first_col + cols.stop - cols.start - first_row) // len(CORNERS))
         feat = F.pad(window.reshape(-1, window.shape[2]), (0, 0, 0, room))

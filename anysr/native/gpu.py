@@ -18,6 +18,7 @@ from torch import Tensor
 
 from anysr.constants import constants
 from anysr.native.library import are_wanted, is_plain_wanted
+from anysr.out_of_memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -47,14 +48,13 @@ def _kernels_for(device: torch.device) -> ModuleType | None:
         from anysr.native import gpu_kernels as kernels
     except ImportError:  # PyTorch brings Triton on Linux alone
         return None
-    row, place = torch.zeros(4, 2 * HEAD, device=device), torch.zeros(2, 1, device=device)
+    row = torch.zeros(4, 2 * HEAD, device=device)
     try:
         weighted_rows(kernels, row, torch.zeros(1, 1, dtype=torch.long, device=device), row[:1, :1].contiguous())
-        grid = kernels.Grid(
-            place.int(), place.int(), place, place, constants([1, 1, 0, 0, 1, 0, 0, 1], row, torch.long)
-        )
-        head_moments(kernels, lifted_rows(kernels, grid, row, row, row, 1))
+        head_moments(kernels, lifted_rows(kernels, _one_pixel(kernels, device), row, row, row, 1))
     except Exception as error:  # no C compiler for what launches, a GPU that Triton does not know, …
+        if is_out_of_memory(error):  # which is no reason to do without kernels later, and for the caller to deal with
+            raise
         _say_refused("kernels are", error)
         return None
     return kernels
@@ -65,6 +65,12 @@ def grid_of(kernels: ModuleType, image: ImageGrid, tile: tuple[int, int, int], l
     size = image.index_y.shape[1], image.index_x.shape[1]
     places = image.index_y, image.index_x, image.rel_y, image.rel_x
     return kernels.Grid(*places, constants([*size, *tile, *lr_tile], image.rel_y, torch.long))
+
+
+def _one_pixel(kernels: ModuleType, device: torch.device) -> Any:
+    """The grid of an image of one pixel, to try kernels out."""
+    place = torch.zeros(2, 1, device=device)
+    return kernels.Grid(place.int(), place.int(), place, place, constants([1, 1, 0, 0, 1, 0, 0, 1], place, torch.long))
 
 
 def weighted_rows(kernels: ModuleType, table_NK: Tensor, index_Qn: Tensor, share_Qn: Tensor) -> Tensor:
@@ -163,9 +169,7 @@ class FusedLiif:
 
     def try_out(self, like: Tensor) -> None:
         """Answer for an image of one pixel; raises where the kernel cannot be compiled or does not fit."""
-        place = torch.zeros(2, 1, device=like.device)
-        numbers = constants([1, 1, 0, 0, 1, 0, 0, 1], like, torch.long)
-        grid = self.kernels.Grid(place.int(), place.int(), place, place, numbers)
+        grid = _one_pixel(self.kernels, like.device)
         table = like.new_zeros(2, self.width)
         shapes = [(self.width, self.width)] * 2 + [(3, self.width)]
         layers = self.stacked([(like.new_zeros(shape), like.new_zeros(shape[0])) for shape in shapes], like)
@@ -185,7 +189,8 @@ def _fused(kernels: ModuleType, width: int, dtype: torch.dtype, device: torch.de
             fused.try_out(torch.zeros(0, dtype=dtype, device=device))
             return fused
         except Exception as reason:  # Triton raises many kinds where a kernel needs more than there is
-            _check_memory(reason)
+            if is_out_of_memory(reason):
+                raise
             error = reason
     if error is not None:
         _say_refused("kernel of LIIF is", error)
@@ -193,15 +198,8 @@ def _fused(kernels: ModuleType, width: int, dtype: torch.dtype, device: torch.de
 
 
 def _say_refused(what: str, error: Exception) -> None:
-    _check_memory(error)
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
     warnings.warn(f"the GPU's {what} off, torch's operators do the same: {first}", stacklevel=2)
-
-
-def _check_memory(error: Exception) -> None:
-    """Memory that has run out is no reason to do without kernels later, and for the caller to deal with."""
-    if "out of memory" in str(error).lower():
-        raise error
 
 
 def _programs(num_rows: int, width: int) -> tuple[tuple[int, int], int]:

@@ -9,12 +9,12 @@ from typing import TypeVar
 
 import torch
 
+from anysr.out_of_memory import is_out_of_memory
 from anysr.upscaling.plan import Request
 from anysr.upscaling.strips import NotFiniteError
 
 _SMALLEST_TILE_PX = 32
 _FIRST_TILE_PX = 256
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "not enough memory")
 T = TypeVar("T")
 
 
@@ -57,13 +57,6 @@ def with_fallbacks(
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception is the system's or the accelerator's way to say so."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _OUT_OF_MEMORY)
 
 
 def _with_smaller_tile(request: Request, tile_is_free: bool) -> Request:
